@@ -1,0 +1,11 @@
+"""Data sets as pairs of tensors, and mini-batches that live on the device."""
+
+from support.data.batches import Batches, split, standardise
+from support.data.digits import digits
+from support.data.files import DataUnavailableError
+from support.data.mnist import mnist
+
+__all__ = ["DATASETS", "Batches", "DataUnavailableError", "digits", "mnist", "split", "standardise"]
+
+DATASETS = {"digits": digits, "mnist": mnist}
+"""Name in a configuration -> function ``(root, size) -> (train, test)``."""

@@ -1,0 +1,338 @@
+"""Runs on disk, recorded full runs, published values, and verdicts. This module knows no torch."""
+
+import csv
+import hashlib
+import html
+import json
+import math
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+
+Value = str | int | float | bool | None
+Configuration = Mapping[str, Value]
+Row = tuple[int, str, str, float, float]
+
+COLUMNS = ("epoch", "split", "metric", "value", "seconds")
+"""Columns of a history: one measured value a row; seconds of training so far, evaluation not counted."""
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass
+class Outcome:
+    """What one run gave: its status, its history, and why it ended if it ended early."""
+
+    status: str
+    """``finished``, ``diverged`` (a loss became infinite or NaN) or ``failed`` (it raised an error)."""
+    history: list[Row] = field(default_factory=list)
+    """Rows of :data:`COLUMNS`."""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Records:
+    """Runs with their histories.
+
+    ``runs`` has one row a run: ``run`` (its identity), the configuration, ``status``, ``reason`` and the
+    environment.
+    ``history`` has one row a measured value: ``run`` and :data:`COLUMNS`.
+    """
+
+    runs: pd.DataFrame
+    history: pd.DataFrame
+
+    @classmethod
+    def empty(cls) -> "Records":
+        """Return no runs at all."""
+        return cls(pd.DataFrame(columns=["run"]), pd.DataFrame(columns=["run", *COLUMNS]))
+
+    def metric(self, split: str, metric: str) -> pd.DataFrame:
+        """Return the history of one metric on one split, each row with the configuration of its run."""
+        chosen = self.history[(self.history["split"] == split) & (self.history["metric"] == metric)]
+        return chosen.merge(self.runs, on="run")
+
+    def where(self, **values: Value) -> "Records":
+        """Return the runs whose configuration has these values, with their histories."""
+        mask = pd.Series(True, index=self.runs.index)
+        for name, value in values.items():
+            mask &= self.runs[name] == value if name in self.runs else False
+        return self.only(self.runs["run"][mask])
+
+    def only(self, names: Iterable[str]) -> "Records":
+        """Return the runs with these identities, with their histories."""
+        names = set(names)
+        runs = self.runs[self.runs["run"].isin(names)].reset_index(drop=True)
+        return Records(runs, self.history[self.history["run"].isin(names)].reset_index(drop=True))
+
+    def join(self, other: "Records") -> "Records":
+        """Return the runs of both; where both have a run, that of ``other``."""
+        mine = self.only(set(self.runs["run"]) - set(other.runs["run"]))
+        if mine.runs.empty or other.runs.empty:
+            return other if mine.runs.empty else mine
+        return Records(
+            pd.concat([mine.runs, other.runs], ignore_index=True),
+            pd.concat([mine.history, other.history], ignore_index=True),
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write ``runs.csv`` and ``history.csv``, sorted, six significant digits."""
+        folder.mkdir(parents=True, exist_ok=True)
+        names = [name for name in self.runs if name != "run"]
+        self.runs.sort_values(names, key=lambda column: column.astype(str))[["run", *names]].to_csv(
+            folder / "runs.csv", index=False, lineterminator="\n"
+        )
+        self.history.sort_values(["run", "epoch", "split", "metric"]).to_csv(
+            folder / "history.csv", index=False, float_format="%.6g", lineterminator="\n"
+        )
+
+
+class Store:
+    """A folder of runs: one directory a run, ``run.json`` and ``history.csv`` in it.
+
+    A run appears whole or not at all: it is written to a folder beside its place and moved there in one
+    step. If two processes finish the same run, the first one stays.
+
+    Parameters
+    ----------
+    path
+        The folder; made when the first run is written.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def __contains__(self, configuration: Configuration) -> bool:
+        """Tell whether the run of this configuration is recorded."""
+        return (self.path / folder_name(configuration) / "run.json").is_file()
+
+    def status(self, configuration: Configuration) -> str | None:
+        """Return the status of a recorded run, ``None`` if there is none."""
+        if configuration not in self:
+            return None
+        return json.loads((self.path / folder_name(configuration) / "run.json").read_text())["status"]
+
+    def checkpoint(self, configuration: Configuration) -> Path:
+        """Return the place for the checkpoint of an unfinished run; its folder exists."""
+        folder = self.path / ".unfinished" / folder_name(configuration)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / "checkpoint.pt"
+
+    def write(
+        self, configuration: Configuration, outcome: Outcome, environment: Mapping[str, Value] | None = None
+    ) -> None:
+        """Record a run and drop its checkpoint."""
+        run = {
+            "configuration": dict(configuration),
+            "status": outcome.status,
+            "reason": outcome.reason,
+            "environment": dict(environment or {}),
+        }
+        self.path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.path, prefix=".writing-") as scratch:
+            whole = Path(scratch) / "run"
+            whole.mkdir()
+            with open(whole / "history.csv", "w", newline="") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                writer.writerows([COLUMNS, *outcome.history])
+            (whole / "run.json").write_text(json.dumps(run, indent=1, allow_nan=False) + "\n")
+            try:
+                os.rename(whole, self.path / folder_name(configuration))
+            except OSError:
+                if configuration not in self:
+                    raise
+        shutil.rmtree(self.path / ".unfinished" / folder_name(configuration), ignore_errors=True)
+
+    def forget(self, configuration: Configuration) -> None:
+        """Remove a recorded run, so that it will be run again."""
+        shutil.rmtree(self.path / folder_name(configuration), ignore_errors=True)
+
+    def load(self) -> Records:
+        """Read all runs."""
+        runs, histories = [], []
+        for file in sorted(self.path.glob("*/run.json")):
+            run = json.loads(file.read_text())
+            name = identity(run["configuration"])
+            runs.append(
+                {"run": name, **run["configuration"], "status": run["status"], "reason": run["reason"]}
+                | run["environment"]
+            )
+            histories.append(pd.read_csv(file.parent / "history.csv").assign(run=name))
+        if not runs:
+            return Records.empty()
+        history = pd.concat(histories, ignore_index=True)[["run", *COLUMNS]]
+        return Records(pd.DataFrame(runs), history)
+
+
+def folder_name(configuration: Configuration) -> str:
+    """Return the name of a run's directory: its values, made fit for a file name, and its identity."""
+    readable = re.sub(r"[^\w.-]+", "", "-".join(str(value) for value in configuration.values()))
+    return f"{readable[:60]}-{identity(configuration)}"
+
+
+def identity(configuration: Configuration) -> str:
+    """Return ten characters that name a run: a hash of its configuration, whatever the order of the entries.
+
+    Raises
+    ------
+    ValueError
+        If a value is not a text, a finite number, a truth value or ``None``.
+    """
+    for name, value in configuration.items():
+        finite = not isinstance(value, float) or math.isfinite(value)
+        if not isinstance(value, str | int | float | bool | None) or not finite:
+            raise ValueError(
+                f"a configuration holds only texts, finite numbers, truth values and None; got {name}={value!r}"
+            )
+    whole = {
+        name: int(value) if isinstance(value, float) and value.is_integer() else value  # 1.0 is 1
+        for name, value in sorted(configuration.items())
+    }
+    return hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:10]
+
+
+def recorded(name: str) -> Records:
+    """Return the recorded full runs of an experiment from ``support/results``, empty if there are none."""
+    folder = RESULTS / name
+    if not (folder / "runs.csv").is_file():
+        return Records.empty()
+    return Records(
+        pd.read_csv(folder / "runs.csv", dtype={"commit": str, "reason": str}),
+        pd.read_csv(folder / "history.csv"),
+    )
+
+
+def published(experiment: str | None = None) -> pd.DataFrame:
+    """Return the values printed in the sources, of one experiment or of all.
+
+    Columns: source, experiment, dataset, model, optimizer, metric, epoch, value, unit, table.
+    """
+    values = pd.read_csv(RESULTS / "published.csv")
+    return values if experiment is None else values[values["experiment"] == experiment].reset_index(drop=True)
+
+
+@cache
+def inventory(kind: str) -> pd.DataFrame:
+    """Return a list of what the sources hold, indexed by id.
+
+    ``kind`` is one of methods, experiments, figures, claims, errata; or glossary, which has no ids.
+    """
+    table = pd.read_csv(RESULTS / "inventory" / f"{kind}.csv", keep_default_na=False)
+    return table.set_index("id") if "id" in table else table
+
+
+def compare(ours: pd.DataFrame, theirs: pd.DataFrame, on: Iterable[str] = ("optimizer", "metric")) -> pd.DataFrame:
+    """Set our values beside the published ones.
+
+    Parameters
+    ----------
+    ours
+        One row a run: the columns ``on`` and ``value``.
+    theirs
+        Published values (:func:`published`) with the same columns.
+    on
+        What names a value.
+
+    Returns
+    -------
+    DataFrame
+        Indexed by ``on``: ``published``, and of ours the ``mean``, the standard deviation ``sd`` over the
+        runs and their number ``runs``. A value that one side lacks is NaN there.
+    """
+    on = list(on)
+    statistics = ours.groupby(on)["value"].agg(mean="mean", sd="std", runs="size")
+    return theirs.set_index(on)[["value"]].rename(columns={"value": "published"}).join(statistics, how="outer")
+
+
+OUTCOMES = {True: "confirmed", False: "refuted", None: "undecided"}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim of a source, what came of testing it, and the evidence; shows itself in a notebook."""
+
+    claim: str
+    hypothesis: str
+    outcome: str
+    evidence: str
+
+    def __repr__(self) -> str:
+        """Return the verdict as one line of text."""
+        return f"{self.claim} {self.outcome}: {self.evidence}"
+
+    def _repr_mimebundle_(self, **_: object) -> dict:
+        claim = f"<strong>Claim {self.claim}</strong> ({html.escape(self.hypothesis)})"
+        outcome = f"<strong>{html.escape(self.outcome)}</strong>. {html.escape(self.evidence)}"
+        kind = self.outcome.split()[0]
+        return {
+            "text/plain": repr(self),
+            "text/html": f'<div class="verdict verdict-{kind}" id="claim-{self.claim}">'
+            f"<p>{claim}: {outcome}</p></div>",
+            "application/vnd.descent.verdict+json": {
+                "claim": self.claim,
+                "outcome": self.outcome,
+                "evidence": self.evidence,
+            },
+        }
+
+
+def verdict(claim: str, outcome: bool | str | None, evidence: str) -> Verdict:
+    """Record what a page found about a claim; the last expression of its cell.
+
+    Parameters
+    ----------
+    claim
+        Id in the inventory, such as ``"C1"``.
+    outcome
+        Whether the criterion, which stands in the page before the results, holds: ``True`` gives *confirmed*,
+        ``False`` *refuted*, ``None`` *undecided*. A text names what a test would need: *not tested (needs ...)*.
+    evidence
+        One line with the measured numbers.
+
+    Raises
+    ------
+    KeyError
+        If the inventory has no such claim.
+    """
+    hypothesis = inventory("claims").loc[claim, "hypothesis"]
+    decided = (
+        f"not tested (needs {outcome})"
+        if isinstance(outcome, str)
+        else OUTCOMES[None if outcome is None else bool(outcome)]
+    )
+    return Verdict(claim, hypothesis, decided, evidence)
+
+
+@dataclass(frozen=True)
+class Badge:
+    """How much of an experiment the recorded runs cover; shows itself in a notebook."""
+
+    kind: str
+    text: str
+
+    def _repr_mimebundle_(self, **_: object) -> dict:
+        return {
+            "text/plain": f"{self.kind}: {self.text}",
+            "text/html": (
+                f'<p class="badge-line"><span class="record-badge record-{self.kind.split()[0]}">'
+                f"{html.escape(self.kind)}</span> {html.escape(self.text)}</p>"
+            ),
+        }
+
+
+def badge(recorded_runs: Records, configurations: Iterable[Configuration], *, sample: bool = False) -> Badge:
+    """Say whether the recorded runs are the whole experiment, a part, none of it, or a study on a sample."""
+    wanted = {identity(configuration) for configuration in configurations}
+    have = len(wanted & set(recorded_runs.runs["run"]))
+    if not have:
+        return Badge("not run", f"none of the {len(wanted)} full runs has been recorded yet")
+    kind = "sample" if sample else "complete" if have == len(wanted) else "partial"
+    where = ", ".join(sorted(set(recorded_runs.runs["device"].dropna())))
+    return Badge(kind, f"{have} of the {len(wanted)} full runs are recorded, run on {where}")

@@ -1,0 +1,279 @@
+"""The training loop: closure-based, resumable to the bit, and nothing but torch."""
+
+import contextlib
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from support import models, optim
+from support.data import DATASETS, Batches, split, standardise
+from support.records import Configuration, Outcome
+
+Measure = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a network is trained for.
+
+    ``loss`` maps outputs and targets of a batch to the mean loss of its examples; each of ``metrics`` maps
+    them to a sum over the examples, which is divided by their number at the end.
+    """
+
+    loss: Measure
+    metrics: Mapping[str, Measure] = field(default_factory=dict)
+
+
+def _correct(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs.argmax(1) == targets).sum()
+
+
+classification = Task(F.cross_entropy, {"accuracy": _correct})
+"""Logits (N, classes) against classes (N,): cross-entropy and the share of right answers."""
+
+
+class _Means:
+    """Sums on the device, so that no step waits for the device; one transfer at the end."""
+
+    def __init__(self, task: Task) -> None:
+        self.task, self.sums, self.examples = task, {}, 0
+
+    def add(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
+        values = {"loss": loss.detach() * len(targets)}
+        values |= {name: metric(outputs.detach(), targets) for name, metric in self.task.metrics.items()}
+        for name, value in values.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.examples += len(targets)
+
+    def result(self) -> dict[str, float]:
+        return {name: value.item() / self.examples for name, value in self.sums.items()}
+
+
+@contextlib.contextmanager
+def evaluation(model: nn.Module, optimizer: Optimizer | None = None) -> Iterator[None]:
+    """Show the model as it is to be judged: evaluation mode, and the point that the optimizer returns.
+
+    An optimizer that averages or looks ahead has a context ``evaluation()`` of its own, which is entered.
+    The mode of the model is put back at the end.
+    """
+    training = model.training
+    model.eval()
+    try:
+        with getattr(optimizer, "evaluation", contextlib.nullcontext)(), torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+def evaluate(
+    model: nn.Module, batches: Batches, task: Task = classification, optimizer: Optimizer | None = None
+) -> dict[str, float]:
+    """Return the mean loss and metrics of a model over all batches."""
+    means = _Means(task)
+    with evaluation(model, optimizer):
+        for inputs, targets in batches:
+            outputs = model(inputs)
+            means.add(task.loss(outputs, targets), outputs, targets)
+    return means.result()
+
+
+def train_epoch(
+    model: nn.Module, optimizer: Optimizer, batches: Batches, task: Task = classification
+) -> dict[str, float]:
+    """Take one step a batch and return the means of loss and metrics over the epoch, before each step.
+
+    The optimizer gets a closure that computes the loss and its gradient at the present parameters, and may
+    call it as often as its method needs; what is measured is the first call of each step.
+    """
+    means = _Means(task)
+    model.train()
+    for inputs, targets in batches:
+        calls = 0
+
+        def closure(inputs: Tensor = inputs, targets: Tensor = targets) -> Tensor:
+            nonlocal calls
+            optimizer.zero_grad()
+            outputs = model(inputs)
+            loss = task.loss(outputs, targets)
+            loss.backward()
+            if not calls:
+                means.add(loss, outputs, targets)
+            calls += 1
+            return loss
+
+        optimizer.step(closure)
+    return means.result()
+
+
+def fit(
+    model: nn.Module,
+    optimizer: Optimizer,
+    train: Batches,
+    held_out: Mapping[str, Batches],
+    *,
+    epochs: int,
+    task: Task = classification,
+    scheduler: LRScheduler | None = None,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+) -> Outcome:
+    """Train for a number of epochs and measure after each.
+
+    Parameters
+    ----------
+    model, optimizer, train
+        The network, the method and the batches it learns from.
+    held_out
+        Name of a split -> batches on which the model is evaluated after each epoch.
+    epochs
+        Passes over ``train``.
+    task
+        Loss and metrics.
+    scheduler
+        Stepped once after each epoch.
+    seed
+        Of the random numbers that the network draws in training (dropout, augmentation). The order of the
+        examples is the business of ``train``.
+    checkpoint
+        File for a checkpoint, written in one step after each epoch. If it is there, training goes on from it
+        and gives the same numbers as without the interruption (seconds apart) on the same device with the
+        same number of threads.
+
+    Returns
+    -------
+    Outcome
+        ``finished``, or ``diverged`` at the first epoch in which a loss is infinite or NaN.
+    """
+    checkpoint = Path(checkpoint) if checkpoint else None
+    device = train.tensors[0].device
+    history, seconds, start = [], 0.0, 0
+    parts = {"model": model, "optimizer": optimizer, "train": train}
+    parts |= {"scheduler": scheduler} if scheduler else {}
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        if checkpoint and checkpoint.exists():
+            saved = torch.load(checkpoint, map_location=device, weights_only=True)
+            start, seconds, history = saved["epoch"], saved["seconds"], saved["history"]
+            _restore(parts, saved, device)
+        for epoch in range(start + 1, epochs + 1):
+            began = time.perf_counter()
+            measured = {"train": train_epoch(model, optimizer, train, task)}
+            seconds += time.perf_counter() - began
+            measured |= {name: evaluate(model, part, task, optimizer) for name, part in held_out.items()}
+            history += [
+                (epoch, name, metric, value, seconds)
+                for name, values in measured.items()
+                for metric, value in values.items()
+            ]
+            diverged = [name for name, values in measured.items() if not math.isfinite(values["loss"])]
+            if diverged:
+                reason = f"epoch {epoch}: loss on {', '.join(diverged)} is not finite"
+                return Outcome("diverged", history, reason)
+            if scheduler:
+                scheduler.step()
+            if checkpoint:
+                _save(checkpoint, parts, device, epoch=epoch, seconds=seconds, history=history)
+    return Outcome("finished", history)
+
+
+def _save(path: Path, parts: Mapping, device: torch.device, **progress) -> None:
+    state = {name: part.state_dict() for name, part in parts.items()}
+    state |= {"cpu_random": torch.get_rng_state(), **progress}
+    if device.type == "cuda":
+        state["cuda_random"] = torch.cuda.get_rng_state(device)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
+        try:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+def _restore(parts: Mapping, saved: Mapping, device: torch.device) -> None:
+    for name, part in parts.items():
+        state = saved[name]
+        if name == "train":  # the state of a generator lives on the CPU
+            state = {key: value.cpu() for key, value in state.items()}
+        part.load_state_dict(state)
+    torch.set_rng_state(saved["cpu_random"].cpu())
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(saved["cuda_random"].cpu(), device)
+
+
+SETTING = frozenset({"data", "size", "examples", "validation", "model", "optimizer", "batch", "epochs", "seed"})
+"""Entries of a configuration that :func:`train_one` reads itself; the others are hyper-parameters."""
+
+
+def train_one(
+    configuration: Configuration,
+    checkpoint: str | Path | None = None,
+    *,
+    root: str | Path | None = None,
+    device: str = "cpu",
+    optimizers: Mapping[str, Callable[..., Optimizer]] = optim.OPTIMIZERS,
+) -> Outcome:
+    """Train one network as a configuration says.
+
+    Parameters
+    ----------
+    configuration
+        ``data`` and ``model`` (names in :data:`support.data.DATASETS` and :data:`support.models.MODELS`),
+        ``size`` (side of the pictures), ``validation`` (so many of the training examples are held out and
+        evaluated as *validation*; with 0 the model learns from all and the *test* part is evaluated),
+        ``optimizer``, ``batch``, ``epochs``, ``seed`` (of the initial weights and of the order), optionally
+        ``examples`` (learn from so many only); all other entries go to the optimizer.
+    checkpoint
+        See :func:`fit`.
+    root
+        Folder of the data sets.
+    device
+        Where to train.
+    optimizers
+        Name -> constructor.
+
+    Returns
+    -------
+    Outcome
+        See :func:`fit`.
+    """
+    train, held_out = _parts(configuration, root)
+    shape = train.tensors[0].shape[1:]
+    seed = configuration["seed"]
+    model = models.MODELS[configuration["model"]](shape=shape, seed=seed).to(device)
+    hyper = {name: value for name, value in configuration.items() if name not in SETTING}
+    optimizer = optimizers[configuration["optimizer"]](model.parameters(), **hyper)
+    return fit(
+        model,
+        optimizer,
+        Batches(train, configuration["batch"], seed=seed, device=device),
+        {name: Batches(part, 1000, device=device) for name, part in held_out.items()},
+        epochs=configuration["epochs"],
+        seed=seed,
+        checkpoint=checkpoint,
+    )
+
+
+def _parts(configuration: Configuration, root: str | Path | None) -> tuple:
+    """Return the part to learn from and the part to judge on, standardised by the former."""
+    train, test = DATASETS[configuration["data"]](root, size=configuration["size"])
+    held_out = {"test": test}
+    if configuration["validation"]:
+        validation, train = split(train, configuration["validation"], seed=0)
+        held_out = {"validation": validation}
+    if configuration.get("examples"):
+        train, _ = split(train, configuration["examples"], seed=0)
+    train, *others = standardise(train, *held_out.values())
+    return train, dict(zip(held_out, others, strict=True))
