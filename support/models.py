@@ -19,7 +19,8 @@ def seeded(constructor: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     @wraps(constructor)
     def build(*args, seed: int, **kwargs) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            # torch.manual_seed would seed every GPU too
+            torch.default_generator.manual_seed(seed)
             return constructor(*args, **kwargs)
 
     return build
@@ -60,7 +61,9 @@ def lenet5(shape: Sequence[int] = (1, 32, 32), classes: int = 10) -> nn.Module:
 
 @seeded
 def mlp(
-    shape: Sequence[int] = (1, 28, 28), classes: int = 10, hidden: Sequence[int] = (100, 100, 100)
+    shape: Sequence[int] = (1, 28, 28),
+    classes: int = 10,
+    hidden: Sequence[int] = (100, 100, 100),
 ) -> nn.Module:
     """Multilayer perceptron with ReLU; the default hidden layers are those of experiments E14-E16.
 

@@ -35,12 +35,16 @@ def make(name: str, model: nn.Module, **hyper: float | bool) -> Optimizer:
         If there is no such optimizer, or it has no such hyper-parameter; the message lists the right ones.
     """
     if name not in OPTIMIZERS:
-        raise ValueError(f"no optimizer is called {name!r}; there are {', '.join(sorted(OPTIMIZERS))}")
+        raise ValueError(
+            f"no optimizer is called {name!r}; there are {', '.join(sorted(OPTIMIZERS))}"
+        )
     constructor = OPTIMIZERS[name]
     known = hyper_parameters(constructor)
     for argument in hyper:
         if argument not in known:
-            raise ValueError(f"{name} has no hyper-parameter {argument!r}; it has {', '.join(known)}")
+            raise ValueError(
+                f"{name} has no hyper-parameter {argument!r}; it has {', '.join(known)}"
+            )
     return constructor(model.parameters(), **hyper)
 
 

@@ -21,7 +21,7 @@ Configuration = Mapping[str, Value]
 Row = tuple[int, str, str, float, float]
 
 COLUMNS = ("epoch", "split", "metric", "value", "seconds")
-"""Columns of a history: one measured value a row; seconds of training so far, evaluation not counted."""
+"""Columns of a history, one measured value a row; seconds are of training so far, without evaluation."""
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -56,7 +56,9 @@ class Records:
 
     def metric(self, split: str, metric: str) -> pd.DataFrame:
         """Return the history of one metric on one split, each row with the configuration of its run."""
-        chosen = self.history[(self.history["split"] == split) & (self.history["metric"] == metric)]
+        chosen = self.history[
+            (self.history["split"] == split) & (self.history["metric"] == metric)
+        ]
         return chosen.merge(self.runs, on="run")
 
     def where(self, **values: Value) -> "Records":
@@ -70,7 +72,9 @@ class Records:
         """Return the runs with these identities, with their histories."""
         names = set(names)
         runs = self.runs[self.runs["run"].isin(names)].reset_index(drop=True)
-        return Records(runs, self.history[self.history["run"].isin(names)].reset_index(drop=True))
+        return Records(
+            runs, self.history[self.history["run"].isin(names)].reset_index(drop=True)
+        )
 
     def join(self, other: "Records") -> "Records":
         """Return the runs of both; where both have a run, that of ``other``."""
@@ -86,9 +90,9 @@ class Records:
         """Write ``runs.csv`` and ``history.csv``, sorted, six significant digits."""
         folder.mkdir(parents=True, exist_ok=True)
         names = [name for name in self.runs if name != "run"]
-        self.runs.sort_values(names, key=lambda column: column.astype(str))[["run", *names]].to_csv(
-            folder / "runs.csv", index=False, lineterminator="\n"
-        )
+        self.runs.sort_values(names, key=lambda column: column.astype(str))[
+            ["run", *names]
+        ].to_csv(folder / "runs.csv", index=False, lineterminator="\n")
         self.history.sort_values(["run", "epoch", "split", "metric"]).to_csv(
             folder / "history.csv", index=False, float_format="%.6g", lineterminator="\n"
         )
@@ -117,7 +121,9 @@ class Store:
         """Return the status of a recorded run, ``None`` if there is none."""
         if configuration not in self:
             return None
-        return json.loads((self.path / folder_name(configuration) / "run.json").read_text())["status"]
+        return json.loads(
+            (self.path / folder_name(configuration) / "run.json").read_text()
+        )["status"]
 
     def checkpoint(self, configuration: Configuration) -> Path:
         """Return the place for the checkpoint of an unfinished run; its folder exists."""
@@ -126,7 +132,10 @@ class Store:
         return folder / "checkpoint.pt"
 
     def write(
-        self, configuration: Configuration, outcome: Outcome, environment: Mapping[str, Value] | None = None
+        self,
+        configuration: Configuration,
+        outcome: Outcome,
+        environment: Mapping[str, Value] | None = None,
     ) -> None:
         """Record a run and drop its checkpoint."""
         run = {
@@ -142,13 +151,17 @@ class Store:
             with open(whole / "history.csv", "w", newline="") as file:
                 writer = csv.writer(file, lineterminator="\n")
                 writer.writerows([COLUMNS, *outcome.history])
-            (whole / "run.json").write_text(json.dumps(run, indent=1, allow_nan=False) + "\n")
+            (whole / "run.json").write_text(
+                json.dumps(run, indent=1, allow_nan=False) + "\n"
+            )
             try:
                 os.rename(whole, self.path / folder_name(configuration))
             except OSError:
                 if configuration not in self:
                     raise
-        shutil.rmtree(self.path / ".unfinished" / folder_name(configuration), ignore_errors=True)
+        shutil.rmtree(
+            self.path / ".unfinished" / folder_name(configuration), ignore_errors=True
+        )
 
     def forget(self, configuration: Configuration) -> None:
         """Remove a recorded run, so that it will be run again."""
@@ -161,7 +174,12 @@ class Store:
             run = json.loads(file.read_text())
             name = identity(run["configuration"])
             runs.append(
-                {"run": name, **run["configuration"], "status": run["status"], "reason": run["reason"]}
+                {
+                    "run": name,
+                    **run["configuration"],
+                    "status": run["status"],
+                    "reason": run["reason"],
+                }
                 | run["environment"]
             )
             histories.append(pd.read_csv(file.parent / "history.csv").assign(run=name))
@@ -173,7 +191,9 @@ class Store:
 
 def folder_name(configuration: Configuration) -> str:
     """Return the name of a run's directory: its values, made fit for a file name, and its identity."""
-    readable = re.sub(r"[^\w.-]+", "", "-".join(str(value) for value in configuration.values()))
+    readable = re.sub(
+        r"[^\w.-]+", "", "-".join(str(value) for value in configuration.values())
+    )
     return f"{readable[:60]}-{identity(configuration)}"
 
 
@@ -192,7 +212,9 @@ def identity(configuration: Configuration) -> str:
                 f"a configuration holds only texts, finite numbers, truth values and None; got {name}={value!r}"
             )
     whole = {
-        name: int(value) if isinstance(value, float) and value.is_integer() else value  # 1.0 is 1
+        name: int(value)
+        if isinstance(value, float) and value.is_integer()
+        else value  # 1.0 is 1
         for name, value in sorted(configuration.items())
     }
     return hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:10]
@@ -215,7 +237,11 @@ def published(experiment: str | None = None) -> pd.DataFrame:
     Columns: source, experiment, dataset, model, optimizer, metric, epoch, value, unit, table.
     """
     values = pd.read_csv(RESULTS / "published.csv")
-    return values if experiment is None else values[values["experiment"] == experiment].reset_index(drop=True)
+    return (
+        values
+        if experiment is None
+        else values[values["experiment"] == experiment].reset_index(drop=True)
+    )
 
 
 @cache
@@ -228,7 +254,9 @@ def inventory(kind: str) -> pd.DataFrame:
     return table.set_index("id") if "id" in table else table
 
 
-def compare(ours: pd.DataFrame, theirs: pd.DataFrame, on: Iterable[str] = ("optimizer", "metric")) -> pd.DataFrame:
+def compare(
+    ours: pd.DataFrame, theirs: pd.DataFrame, on: Iterable[str] = ("optimizer", "metric")
+) -> pd.DataFrame:
     """Set our values beside the published ones.
 
     Parameters
@@ -248,7 +276,11 @@ def compare(ours: pd.DataFrame, theirs: pd.DataFrame, on: Iterable[str] = ("opti
     """
     on = list(on)
     statistics = ours.groupby(on)["value"].agg(mean="mean", sd="std", runs="size")
-    return theirs.set_index(on)[["value"]].rename(columns={"value": "published"}).join(statistics, how="outer")
+    return (
+        theirs.set_index(on)[["value"]]
+        .rename(columns={"value": "published"})
+        .join(statistics, how="outer")
+    )
 
 
 OUTCOMES = {True: "confirmed", False: "refuted", None: "undecided"}
@@ -269,7 +301,9 @@ class Verdict:
 
     def _repr_mimebundle_(self, **_: object) -> dict:
         claim = f"<strong>Claim {self.claim}</strong> ({html.escape(self.hypothesis)})"
-        outcome = f"<strong>{html.escape(self.outcome)}</strong>. {html.escape(self.evidence)}"
+        outcome = (
+            f"<strong>{html.escape(self.outcome)}</strong>. {html.escape(self.evidence)}"
+        )
         kind = self.outcome.split()[0]
         return {
             "text/plain": repr(self),
@@ -327,12 +361,18 @@ class Badge:
         }
 
 
-def badge(recorded_runs: Records, configurations: Iterable[Configuration], *, sample: bool = False) -> Badge:
+def badge(
+    recorded_runs: Records, configurations: Iterable[Configuration], *, sample: bool = False
+) -> Badge:
     """Say whether the recorded runs are the whole experiment, a part, none of it, or a study on a sample."""
     wanted = {identity(configuration) for configuration in configurations}
     have = len(wanted & set(recorded_runs.runs["run"]))
     if not have:
-        return Badge("not run", f"none of the {len(wanted)} full runs has been recorded yet")
+        return Badge(
+            "not run", f"none of the {len(wanted)} full runs has been recorded yet"
+        )
     kind = "sample" if sample else "complete" if have == len(wanted) else "partial"
     where = ", ".join(sorted(set(recorded_runs.runs["device"].dropna())))
-    return Badge(kind, f"{have} of the {len(wanted)} full runs are recorded, run on {where}")
+    return Badge(
+        kind, f"{have} of the {len(wanted)} full runs are recorded, run on {where}"
+    )

@@ -31,7 +31,10 @@ def grid(**choices: Value | Sequence[Value]) -> list[dict[str, Value]]:
     >>> grid(optimizer="sgd", lr=[0.1, 0.01])
     [{'optimizer': 'sgd', 'lr': 0.1}, {'optimizer': 'sgd', 'lr': 0.01}]
     """
-    lists = [values if isinstance(values, list | tuple) else [values] for values in choices.values()]
+    lists = [
+        values if isinstance(values, list | tuple) else [values]
+        for values in choices.values()
+    ]
     return [dict(zip(choices, values, strict=True)) for values in itertools.product(*lists)]
 
 
@@ -72,7 +75,11 @@ def run(
                 store.forget(configuration)
     known = (known or Records.empty()).only(wanted)
     elsewhere = set(known.runs["run"])
-    missing = [chosen for name, chosen in wanted.items() if name not in elsewhere and chosen not in store]
+    missing = [
+        chosen
+        for name, chosen in wanted.items()
+        if name not in elsewhere and chosen not in store
+    ]
     hidden = os.environ.get("SUPPORT_PROGRESS") == "0" or not missing
     with tqdm(total=len(missing), unit="run", disable=hidden, file=sys.stdout) as bar:
         if executor is None:
@@ -80,7 +87,9 @@ def run(
                 _run_one(train_one, configuration, store)
                 bar.update()
         else:
-            futures = [executor.submit(_run_one, train_one, chosen, store) for chosen in missing]
+            futures = [
+                executor.submit(_run_one, train_one, chosen, store) for chosen in missing
+            ]
             for future in as_completed(futures):
                 future.result()
                 bar.update()
@@ -147,20 +156,29 @@ def executor(where: str) -> Iterator[Executor | None]:
         yield None
     elif kind == "processes" and number.isdecimal() and int(number) > 0:
         with ProcessPoolExecutor(
-            int(number), get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+            int(number),
+            get_context("spawn"),
+            initializer=torch.set_num_threads,
+            initargs=(1,),
         ) as pool:
             yield pool
     else:
-        raise ValueError(f'executor must be "" or "processes:N" with a positive number N; got {where!r}')
+        raise ValueError(
+            f'executor must be "" or "processes:N" with a positive number N; got {where!r}'
+        )
 
 
 def _run_one(train_one: TrainOne, configuration: Configuration, store: Store) -> None:
     device = getattr(train_one, "keywords", {}).get("device", "cpu")
     try:
         outcome = train_one(configuration, checkpoint=store.checkpoint(configuration))
-    except Exception as error:  # a failed run is a result; what stops the process is not caught
+    except (
+        Exception
+    ) as error:  # a failed run is a result; what stops the process is not caught
         where = traceback.extract_tb(error.__traceback__)[-1]
-        reason = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+        reason = (
+            f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+        )
         outcome = Outcome("failed", [], reason)
     store.write(configuration, outcome, environment(device))
 
@@ -179,11 +197,16 @@ def environment(device: str = "cpu") -> dict[str, Value]:
 
 def _processor() -> str:
     """Return the name of the processor and the number of its cores that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    )
     name = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").is_file():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), name)
+        name = next(
+            (line.split(":")[1].strip() for line in lines if line.startswith("model name")),
+            name,
+        )
     return f"{name}, {cores} cores"
 
 
@@ -191,11 +214,22 @@ def _commit() -> str | None:
     """Return the commit of the package: from the checkout it is imported from, or as it was installed."""
     folder = Path(__file__).resolve().parent
     if (folder.parent / ".git").exists():
-        command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+        command = [
+            "git",
+            "-C",
+            str(folder),
+            "describe",
+            "--always",
+            "--dirty",
+            "--abbrev=12",
+            "--exclude=*",
+        ]
         described = subprocess.run(command, capture_output=True, text=True, check=False)
         return described.stdout.strip() or None
     try:
-        origin = metadata.distribution("descent-lectures").read_text("direct_url.json") or "{}"
+        origin = (
+            metadata.distribution("descent-lectures").read_text("direct_url.json") or "{}"
+        )
     except metadata.PackageNotFoundError:
         return None
     return json.loads(origin).get("vcs_info", {}).get("commit_id")
@@ -213,7 +247,9 @@ def fingerprint(constructor: Callable) -> str | None:
     return hashlib.sha256(inspect.getsource(constructor).encode()).hexdigest()[:10]
 
 
-def best(records: Records, split: str, metric: str, *, largest: bool, by: Sequence[str]) -> dict[str, Value]:
+def best(
+    records: Records, split: str, metric: str, *, largest: bool, by: Sequence[str]
+) -> dict[str, Value]:
     """Return the hyper-parameters with the best mean value after the last epoch.
 
     Only finished runs can win; of equally good ones the first in the order of ``by`` does.
@@ -246,7 +282,9 @@ def best(records: Records, split: str, metric: str, *, largest: bool, by: Sequen
     return dict(zip(by, plain, strict=True))
 
 
-def widen(choices: Mapping[str, Sequence[float]], chosen: Mapping[str, Value]) -> dict[str, list[float]]:
+def widen(
+    choices: Mapping[str, Sequence[float]], chosen: Mapping[str, Value]
+) -> dict[str, list[float]]:
     """Return the values to add where the chosen one lies on the edge of its grid.
 
     Each choice is a geometric grid of positive numbers, to which 0 may be added as "none"; zero is no edge.

@@ -39,7 +39,7 @@ def _correct(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 classification = Task(F.cross_entropy, {"accuracy": _correct})
-"""Logits (N, classes) against classes (N,): cross-entropy and the share of right answers."""
+"""Cross-entropy and the share of right answers, of logits (N, classes) against classes (N,)."""
 
 
 class _Means:
@@ -50,7 +50,10 @@ class _Means:
 
     def add(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
         values = {"loss": loss.detach() * len(targets)}
-        values |= {name: metric(outputs.detach(), targets) for name, metric in self.task.metrics.items()}
+        values |= {
+            name: metric(outputs.detach(), targets)
+            for name, metric in self.task.metrics.items()
+        }
         for name, value in values.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.examples += len(targets)
@@ -76,7 +79,10 @@ def evaluation(model: nn.Module, optimizer: Optimizer | None = None) -> Iterator
 
 
 def evaluate(
-    model: nn.Module, batches: Batches, task: Task = classification, optimizer: Optimizer | None = None
+    model: nn.Module,
+    batches: Batches,
+    task: Task = classification,
+    optimizer: Optimizer | None = None,
 ) -> dict[str, float]:
     """Return the mean loss and metrics of a model over all batches."""
     means = _Means(task)
@@ -160,7 +166,8 @@ def fit(
     parts = {"model": model, "optimizer": optimizer, "train": train}
     parts |= {"scheduler": scheduler} if scheduler else {}
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        on_cpu = device.type == "cpu"  # torch.manual_seed would seed every GPU too
+        (torch.default_generator if on_cpu else torch).manual_seed(seed)
         if checkpoint and checkpoint.exists():
             saved = torch.load(checkpoint, map_location=device, weights_only=True)
             start, seconds, history = saved["epoch"], saved["seconds"], saved["history"]
@@ -169,20 +176,29 @@ def fit(
             began = time.perf_counter()
             measured = {"train": train_epoch(model, optimizer, train, task)}
             seconds += time.perf_counter() - began
-            measured |= {name: evaluate(model, part, task, optimizer) for name, part in held_out.items()}
+            measured |= {
+                name: evaluate(model, part, task, optimizer)
+                for name, part in held_out.items()
+            }
             history += [
                 (epoch, name, metric, value, seconds)
                 for name, values in measured.items()
                 for metric, value in values.items()
             ]
-            diverged = [name for name, values in measured.items() if not math.isfinite(values["loss"])]
+            diverged = [
+                name
+                for name, values in measured.items()
+                if not math.isfinite(values["loss"])
+            ]
             if diverged:
                 reason = f"epoch {epoch}: loss on {', '.join(diverged)} is not finite"
                 return Outcome("diverged", history, reason)
             if scheduler:
                 scheduler.step()
             if checkpoint:
-                _save(checkpoint, parts, device, epoch=epoch, seconds=seconds, history=history)
+                _save(
+                    checkpoint, parts, device, epoch=epoch, seconds=seconds, history=history
+                )
     return Outcome("finished", history)
 
 
@@ -191,7 +207,9 @@ def _save(path: Path, parts: Mapping, device: torch.device, **progress) -> None:
     state |= {"cpu_random": torch.get_rng_state(), **progress}
     if device.type == "cuda":
         state["cuda_random"] = torch.cuda.get_rng_state(device)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
+    with tempfile.NamedTemporaryFile(
+        dir=path.parent, prefix=path.name, delete=False
+    ) as file:
         try:
             torch.save(state, file)
             file.flush()
@@ -213,7 +231,19 @@ def _restore(parts: Mapping, saved: Mapping, device: torch.device) -> None:
         torch.cuda.set_rng_state(saved["cuda_random"].cpu(), device)
 
 
-SETTING = frozenset({"data", "size", "examples", "validation", "model", "optimizer", "batch", "epochs", "seed"})
+SETTING = frozenset(
+    {
+        "data",
+        "size",
+        "examples",
+        "validation",
+        "model",
+        "optimizer",
+        "batch",
+        "epochs",
+        "seed",
+    }
+)
 """Entries of a configuration that :func:`train_one` reads itself; the others are hyper-parameters."""
 
 

@@ -5,7 +5,15 @@ from support.data.digits import digits
 from support.data.files import DataUnavailableError
 from support.data.mnist import mnist
 
-__all__ = ["DATASETS", "Batches", "DataUnavailableError", "digits", "mnist", "split", "standardise"]
+__all__ = [
+    "DATASETS",
+    "Batches",
+    "DataUnavailableError",
+    "digits",
+    "mnist",
+    "split",
+    "standardise",
+]
 
 DATASETS = {"digits": digits, "mnist": mnist}
 """Name in a configuration -> function ``(root, size) -> (train, test)``."""

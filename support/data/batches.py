@@ -59,9 +59,13 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         """Yield the batches of one epoch."""
         if self.generator is None:
-            yield from zip(*(tensor.split(self.size) for tensor in self.tensors), strict=True)
+            yield from zip(
+                *(tensor.split(self.size) for tensor in self.tensors), strict=True
+            )
             return
-        order = torch.randperm(self.examples, generator=self.generator).to(self.tensors[0].device)
+        order = torch.randperm(self.examples, generator=self.generator).to(
+            self.tensors[0].device
+        )
         for chosen in order.split(self.size):
             yield tuple(tensor[chosen] for tensor in self.tensors)
 
@@ -75,7 +79,9 @@ class Batches:
             self.generator.set_state(state["generator"])
 
 
-def split(dataset: TensorDataset, first: int, *, seed: int) -> tuple[TensorDataset, TensorDataset]:
+def split(
+    dataset: TensorDataset, first: int, *, seed: int
+) -> tuple[TensorDataset, TensorDataset]:
     """Split a data set at random into two parts, the first with ``first`` examples.
 
     Raises
@@ -87,7 +93,9 @@ def split(dataset: TensorDataset, first: int, *, seed: int) -> tuple[TensorDatas
         raise ValueError(f"first must lie between 1 and {len(dataset) - 1}; got {first}")
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
     parts = order[:first], order[first:]
-    return tuple(TensorDataset(*(tensor[part] for tensor in dataset.tensors)) for part in parts)
+    return tuple(
+        TensorDataset(*(tensor[part] for tensor in dataset.tensors)) for part in parts
+    )
 
 
 def standardise(train: TensorDataset, *others: TensorDataset) -> tuple[TensorDataset, ...]:
@@ -102,5 +110,6 @@ def standardise(train: TensorDataset, *others: TensorDataset) -> tuple[TensorDat
     deviation = pictures.std(dimensions, correction=0, keepdim=True)
     deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
     return tuple(
-        TensorDataset((part.tensors[0] - mean) / deviation, *part.tensors[1:]) for part in (train, *others)
+        TensorDataset((part.tensors[0] - mean) / deviation, *part.tensors[1:])
+        for part in (train, *others)
     )

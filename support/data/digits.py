@@ -10,7 +10,9 @@ from torch.utils.data import TensorDataset
 from support.data.batches import split
 
 
-def digits(root: str | Path | None = None, *, size: int = 8) -> tuple[TensorDataset, TensorDataset]:
+def digits(
+    root: str | Path | None = None, *, size: int = 8
+) -> tuple[TensorDataset, TensorDataset]:
     """Return a training part (1,437) and a test part (360) of scikit-learn's digits.
 
     They are the test part of the UCI collection "Optical Recognition of Handwritten Digits". The split is
@@ -39,7 +41,9 @@ def digits(root: str | Path | None = None, *, size: int = 8) -> tuple[TensorData
     bunch = load_digits()
     pictures = torch.tensor(bunch.images, dtype=torch.float32).unsqueeze(1).div_(16)
     if size != 8:
-        pictures = F.interpolate(pictures, size=(size, size), mode="bilinear", align_corners=False)
+        pictures = F.interpolate(
+            pictures, size=(size, size), mode="bilinear", align_corners=False
+        )
     whole = TensorDataset(pictures, torch.tensor(bunch.target, dtype=torch.int64))
     test, train = split(whole, 360, seed=0)
     return train, test

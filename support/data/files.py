@@ -1,10 +1,13 @@
 """Where the files of a data set are, and how they get there."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-import pooch
+with warnings.catch_warnings():  # its progress bar, which is not used, asks for a widget
+    warnings.filterwarnings("ignore", message="IProgress not found")
+    import pooch
 
 
 class DataUnavailableError(OSError):
@@ -17,7 +20,9 @@ def root(path: str | Path | None = None) -> Path:
     The first of these that is set: the argument, the variable ``SUPPORT_DATA``, a folder of the user's cache.
     The layout inside is torchvision's (``ROOT/MNIST/raw/...``), so that folders can be shared with it.
     """
-    return Path(path or os.environ.get("SUPPORT_DATA") or pooch.os_cache("descent-lectures")).expanduser()
+    return Path(
+        path or os.environ.get("SUPPORT_DATA") or pooch.os_cache("descent-lectures")
+    ).expanduser()
 
 
 def fetch(path: Path, md5: str, mirrors: Sequence[str]) -> Path:
@@ -34,7 +39,11 @@ def fetch(path: Path, md5: str, mirrors: Sequence[str]) -> Path:
     """
     if path.is_file() and pooch.file_hash(path, alg="md5") == md5:
         return path
-    found = f"{path.stat().st_size} bytes with another checksum" if path.is_file() else "no such file"
+    found = (
+        f"{path.stat().st_size} bytes with another checksum"
+        if path.is_file()
+        else "no such file"
+    )
     failures = []
     for mirror in mirrors:
         try:
@@ -43,10 +52,15 @@ def fetch(path: Path, md5: str, mirrors: Sequence[str]) -> Path:
                 known_hash=f"md5:{md5}",
                 fname=path.name,
                 path=path.parent,
-                downloader=pooch.HTTPDownloader(timeout=30),
+                downloader=_download,
             )
-        except (OSError, ValueError) as error:  # no network; a mirror that serves something else
-            failures.append(f"{mirror + path.name}: {type(error).__name__}: {str(error)[:200]}")
+        except (
+            OSError,
+            ValueError,
+        ) as error:  # no network; a mirror that serves something else
+            failures.append(
+                f"{mirror + path.name}: {type(error).__name__}: {str(error)[:200]}"
+            )
         else:
             return path
     raise DataUnavailableError(
@@ -55,3 +69,9 @@ def fetch(path: Path, md5: str, mirrors: Sequence[str]) -> Path:
         + f"\nDownload it from one of these addresses by other means, put it at {path}, or point the argument "
         "`root` or the variable SUPPORT_DATA at a folder that holds it."
     )
+
+
+def _download(url: str, file: str, _: object) -> None:
+    """Download to a temporary file of pooch's, which only its owner could read; a data folder may be shared."""
+    pooch.HTTPDownloader(timeout=30)(url, file, None)
+    os.chmod(file, 0o644)

@@ -22,7 +22,9 @@ MD5 = {
 }
 
 
-def mnist(root: str | Path | None = None, *, size: int = 28) -> tuple[TensorDataset, TensorDataset]:
+def mnist(
+    root: str | Path | None = None, *, size: int = 28
+) -> tuple[TensorDataset, TensorDataset]:
     """Return the training and the test part of MNIST.
 
     Parameters
@@ -55,7 +57,9 @@ def mnist(root: str | Path | None = None, *, size: int = 28) -> tuple[TensorData
 
 
 def _pictures(folder: Path, part: str, border: int) -> Tensor:
-    pixels = _payload(folder / f"{part}-images-idx3-ubyte.gz", header=16).view(-1, 1, 28, 28)
+    pixels = _payload(folder / f"{part}-images-idx3-ubyte.gz", header=16).view(
+        -1, 1, 28, 28
+    )
     return F.pad(pixels, (border,) * 4).float().div_(255)
 
 
