@@ -1,5 +1,6 @@
 """Pictures of paths and of records. Nothing is computed here."""
 
+import math
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
@@ -132,17 +133,20 @@ def curves(
     return ax
 
 
-def beside_published(table: pd.DataFrame, digits: int = 4) -> pd.DataFrame:
+def beside_published(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table of :func:`support.records.compare` as text: published, and ours as mean ± deviation.
 
-    A value that the source does not print is shown as a dash.
+    The deviation has two significant digits and the mean as many decimals. What a source does not print, or
+    we did not run, is a dash.
     """
 
     def ours(row: pd.Series) -> str:
         if pd.isna(row["mean"]):
             return "–"
-        spread = "" if pd.isna(row["sd"]) else f" ± {row['sd']:.{digits}f}"
-        return f"{row['mean']:.{digits}f}{spread} ({row['runs']:.0f} runs)"
+        if pd.isna(row["sd"]):
+            return f"{row['mean']:g}"
+        decimals = max(0, 1 - math.floor(math.log10(row["sd"]))) if row["sd"] else 0
+        return f"{row['mean']:.{decimals}f} ± {row['sd']:.{decimals}f} ({row['runs']:.0f} runs)"
 
     return pd.DataFrame(
         {

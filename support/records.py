@@ -23,6 +23,9 @@ Row = tuple[int, str, str, float, float]
 COLUMNS = ("epoch", "split", "metric", "value", "seconds")
 """Columns of a history, one measured value a row; seconds are of training so far, without evaluation."""
 
+TYPES = {"run": str} | dict(zip(COLUMNS, (int, str, str, float, float), strict=True))
+"""Types of the columns of a history, which one without rows or with a run of digits alone does not show."""
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -61,11 +64,24 @@ class Records:
         ]
         return chosen.merge(self.runs, on="run")
 
+    def first_reaching(self, split: str, metric: str, target: float) -> pd.DataFrame:
+        """Return for each run the first epoch at which a metric is at least ``target``.
+
+        One row a run, with its configuration, ``epoch`` and ``seconds`` of training until then; both are
+        NaN for a run that never gets there.
+        """
+        values = self.metric(split, metric)
+        first = (
+            values[values["value"] >= target].sort_values("epoch").drop_duplicates("run")
+        )
+        return self.runs.merge(first[["run", "epoch", "seconds"]], on="run", how="left")
+
     def where(self, **values: Value) -> "Records":
         """Return the runs whose configuration has these values, with their histories."""
         mask = pd.Series(True, index=self.runs.index)
         for name, value in values.items():
-            mask &= self.runs[name] == value if name in self.runs else False
+            column = self.runs.get(name, pd.Series(math.nan, index=self.runs.index))
+            mask &= column.isna() if value is None else column == value
         return self.only(self.runs["run"][mask])
 
     def only(self, names: Iterable[str]) -> "Records":
@@ -138,6 +154,7 @@ class Store:
         environment: Mapping[str, Value] | None = None,
     ) -> None:
         """Record a run and drop its checkpoint."""
+        name = folder_name(configuration)
         run = {
             "configuration": dict(configuration),
             "status": outcome.status,
@@ -155,13 +172,11 @@ class Store:
                 json.dumps(run, indent=1, allow_nan=False) + "\n"
             )
             try:
-                os.rename(whole, self.path / folder_name(configuration))
+                os.rename(whole, self.path / name)
             except OSError:
                 if configuration not in self:
                     raise
-        shutil.rmtree(
-            self.path / ".unfinished" / folder_name(configuration), ignore_errors=True
-        )
+        shutil.rmtree(self.path / ".unfinished" / name, ignore_errors=True)
 
     def forget(self, configuration: Configuration) -> None:
         """Remove a recorded run, so that it will be run again."""
@@ -182,7 +197,9 @@ class Store:
                 }
                 | run["environment"]
             )
-            histories.append(pd.read_csv(file.parent / "history.csv").assign(run=name))
+            histories.append(
+                pd.read_csv(file.parent / "history.csv", dtype=TYPES).assign(run=name)
+            )
         if not runs:
             return Records.empty()
         history = pd.concat(histories, ignore_index=True)[["run", *COLUMNS]]
@@ -191,9 +208,8 @@ class Store:
 
 def folder_name(configuration: Configuration) -> str:
     """Return the name of a run's directory: its values, made fit for a file name, and its identity."""
-    readable = re.sub(
-        r"[^\w.-]+", "", "-".join(str(value) for value in configuration.values())
-    )
+    values = "-".join(str(value) for value in _canonical(configuration).values())
+    readable = re.sub(r"[^\w.-]+", "", values)
     return f"{readable[:60]}-{identity(configuration)}"
 
 
@@ -205,19 +221,22 @@ def identity(configuration: Configuration) -> str:
     ValueError
         If a value is not a text, a finite number, a truth value or ``None``.
     """
+    whole = json.dumps(_canonical(configuration))
+    return hashlib.sha256(whole.encode()).hexdigest()[:10]
+
+
+def _canonical(configuration: Configuration) -> dict[str, Value]:
+    """Return the one form that all ways of writing a configuration have in common."""
     for name, value in configuration.items():
         finite = not isinstance(value, float) or math.isfinite(value)
         if not isinstance(value, str | int | float | bool | None) or not finite:
             raise ValueError(
                 f"a configuration holds only texts, finite numbers, truth values and None; got {name}={value!r}"
             )
-    whole = {
-        name: int(value)
-        if isinstance(value, float) and value.is_integer()
-        else value  # 1.0 is 1
+    return {  # 1.0 is 1
+        name: int(value) if isinstance(value, float) and value.is_integer() else value
         for name, value in sorted(configuration.items())
     }
-    return hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:10]
 
 
 def recorded(name: str) -> Records:
@@ -225,9 +244,16 @@ def recorded(name: str) -> Records:
     folder = RESULTS / name
     if not (folder / "runs.csv").is_file():
         return Records.empty()
+    texts = {
+        "run": str,
+        "code": str,
+        "commit": str,
+        "reason": str,
+    }  # even if of digits alone
+    runs = pd.read_csv(folder / "runs.csv", dtype=texts)
     return Records(
-        pd.read_csv(folder / "runs.csv", dtype={"commit": str, "reason": str}),
-        pd.read_csv(folder / "history.csv"),
+        runs.fillna({"reason": ""}),
+        pd.read_csv(folder / "history.csv", dtype=TYPES),
     )
 
 
@@ -300,9 +326,11 @@ class Verdict:
         return f"{self.claim} {self.outcome}: {self.evidence}"
 
     def _repr_mimebundle_(self, **_: object) -> dict:
-        claim = f"<strong>Claim {self.claim}</strong> ({html.escape(self.hypothesis)})"
+        formula = r'<span class="math notranslate nohighlight">\\(\1\\)</span>'
+        hypothesis = re.sub(r"\$(.+?)\$", formula, html.escape(self.hypothesis))
+        claim = f"<strong>Claim {self.claim}</strong> ({hypothesis})"
         outcome = (
-            f"<strong>{html.escape(self.outcome)}</strong>. {html.escape(self.evidence)}"
+            f"<strong>{html.escape(self.outcome)}</strong>. {html.escape(self.evidence)}."
         )
         kind = self.outcome.split()[0]
         return {
@@ -366,13 +394,14 @@ def badge(
 ) -> Badge:
     """Say whether the recorded runs are the whole experiment, a part, none of it, or a study on a sample."""
     wanted = {identity(configuration) for configuration in configurations}
-    have = len(wanted & set(recorded_runs.runs["run"]))
+    runs = recorded_runs.only(wanted).runs
+    have = len(runs)
     if not have:
         return Badge(
             "not run", f"none of the {len(wanted)} full runs has been recorded yet"
         )
     kind = "sample" if sample else "complete" if have == len(wanted) else "partial"
-    where = ", ".join(sorted(set(recorded_runs.runs["device"].dropna())))
+    where = ", ".join(sorted(set(runs["device"].dropna())))
     return Badge(
         kind, f"{have} of the {len(wanted)} full runs are recorded, run on {where}"
     )

@@ -238,13 +238,29 @@ def _commit() -> str | None:
 def fingerprint(constructor: Callable) -> str | None:
     """Return a hash of the source of a constructor that is not torch's or this package's, else ``None``.
 
-    Put into a configuration as ``code`` it makes a run with an edited class another run.
+    Put into a configuration as ``code`` it makes a run with an edited class another run. A class counts
+    with its bases, and may have been defined in a notebook.
     """
     while hasattr(constructor, "func"):  # functools.partial
         constructor = constructor.func
-    if constructor.__module__.partition(".")[0] in {"torch", "support"}:
+    own = [
+        part
+        for part in getattr(constructor, "__mro__", [constructor])
+        if not _ours_or_torchs(part)
+    ]
+    if not own:
         return None
-    return hashlib.sha256(inspect.getsource(constructor).encode()).hexdigest()[:10]
+    source = "".join(
+        inspect.getsource(function)
+        for part in own
+        for function in (vars(part).values() if inspect.isclass(part) else [part])
+        if inspect.isfunction(function)
+    )
+    return hashlib.sha256(source.encode()).hexdigest()[:10]
+
+
+def _ours_or_torchs(part: Callable) -> bool:
+    return part.__module__.partition(".")[0] in {"builtins", "torch", "support"}
 
 
 def best(
@@ -270,8 +286,7 @@ def best(
     ValueError
         If no run finished.
     """
-    values = records.metric(split, metric)
-    values = values[values["status"] == "finished"]
+    values = records.where(status="finished").metric(split, metric)
     if values.empty:
         raise ValueError("no run finished, so that none can be chosen")
     last = values[values["epoch"] == values.groupby("run")["epoch"].transform("max")]
@@ -297,7 +312,7 @@ def widen(
     added = {}
     for name, values in choices.items():
         rising = sorted(value for value in values if value > 0)
-        for end, *inner in (rising, rising[::-1]):
+        for end, *inner in (rising, rising[::-1]) if rising else ():
             if inner and chosen[name] == end:
                 far, near = (inner[1], inner[0]) if len(inner) > 1 else (inner[0], end)
                 added.setdefault(name, []).append(float(f"{end * near / far:.1e}"))

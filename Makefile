@@ -1,0 +1,78 @@
+# Every target sets up its own environment in .venv. `make help` lists what there is.
+
+PYTHON ?= python3
+VENV = .venv
+BIN = $(VENV)/bin
+STAMP = $(VENV)/.ready
+# One thread a process: the tests run two at a time, and their numbers must not depend on the machine.
+QUIET = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 SUPPORT_PROGRESS=0
+TWO = -q -n 2 --dist loadscope
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help book test browser lint unit pages site run lab bench publish outputs address format clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+
+book: $(STAMP)  ## execute what changed and render the book into _build/html
+	@$(BIN)/python -m tools.build_book
+
+test: browser lint unit pages site  ## every check: style, tests, pages, the built book in a browser
+	@echo "All checks passed."
+
+run: $(STAMP)  ## run an experiment: NOTEBOOK=mnist_lenet ARGS="-p scale quick"
+	@$(BIN)/python -m tools.run "$(NOTEBOOK)" $(ARGS)
+
+lab: $(STAMP)  ## open the pages in JupyterLab
+	@$(BIN)/jupyter lab
+
+bench: $(STAMP)  ## measure the training loop beside others
+	@$(BIN)/python -m tools.benchmark
+
+publish: $(STAMP)  ## put finished runs into support/results: NOTEBOOK=mnist_lenet STORE=runs/mnist_lenet
+	@$(BIN)/python -m tools.publish "$(NOTEBOOK)" "$(STORE)"
+
+outputs: $(STAMP)  ## renew the outputs that the pages keep in git: PAGES="lectures/momentum.ipynb", or all
+	@$(BIN)/python -m tools.outputs $(PAGES)
+
+address: $(STAMP)  ## set the repository's address everywhere: URL=https://github.com/NAME/REPO
+	@$(BIN)/python -m tools.address "$(URL)"
+
+format: $(STAMP)  ## correct the style of code and notebooks
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:  ## remove all that was built; .venv and runs stay
+	@rm -rf _build build dist book/claims.md *.egg-info .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# The parts of `make test`.
+
+browser: $(STAMP)
+	@$(BIN)/python -m tools.browser
+
+lint: $(STAMP)
+	@echo "Style"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+unit: $(STAMP)
+	@echo "The package and the project"
+	@$(QUIET) $(BIN)/python -m pytest $(TWO) tests/support tests/project
+
+pages: $(STAMP)
+	@echo "The pages, each output that they keep compared with a fresh one"
+	@$(QUIET) $(BIN)/python -m pytest $(TWO) --nbval-lax --nbval-current-env lectures notebooks
+
+site: book
+	@echo "The built book in a browser"
+	@$(QUIET) $(BIN)/python -m pytest $(TWO) tests/book
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) > /dev/null || { echo "$(PYTHON) is not there: install Python 3.11 or newer, or name one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; this one is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12")'
+	@echo "Installing what the project needs into $(VENV) (some minutes the first time)"
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[book,test]"
+	@touch $@

@@ -1,0 +1,103 @@
+"""The built site, served on this machine, in a real browser."""
+
+import functools
+import http.server
+import os
+import threading
+from dataclasses import dataclass, field
+
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+from tools import browser as browsers
+from tools.build_book import ROOT
+
+SITE = ROOT / "_build" / "html"
+PAGES = sorted(
+    str(path.relative_to(SITE))
+    for folder in ("book", "lectures", "notebooks")
+    for path in (SITE / folder).glob("*.html")
+)
+DESKTOP, PHONE = (1280, 900), (390, 844)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _built():
+    if not (SITE / "index.html").is_file():
+        pytest.skip(
+            "THE BOOK IS NOT BUILT, nothing of it was tested: run `make book` first"
+        )
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Serve files and say nothing."""
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="session")
+def address():
+    """Return the address at which the site is served."""
+    handler = functools.partial(Quiet, directory=str(SITE))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """Return the browser."""
+    path = browsers.find()
+    assert path, "no Chromium found: `make browser` installs one or says how"
+    root = os.name == "posix" and os.geteuid() == 0
+    switches = ["--disable-gpu", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        program = playwright.chromium.launch(
+            executable_path=path, args=switches + ["--no-sandbox"] * root
+        )
+        yield program
+        program.close()
+
+
+@dataclass
+class Visit:
+    """A page in the browser, and what it asked for and complained of."""
+
+    page: Page
+    requests: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+    def go(self, url):
+        """Open an address and wait until its mathematics is set."""
+        self.page.goto(url, wait_until="load")
+        self.page.evaluate("async () => { await window.MathJax?.startup?.promise }")
+        return self
+
+
+@pytest.fixture(scope="module")
+def visit(chromium, address):
+    """Return a function that opens a page of the site as a new visitor."""
+    contexts = []
+
+    def open_page(name, size=DESKTOP, theme="light"):
+        width, height = size
+        context = chromium.new_context(
+            viewport={"width": width, "height": height}, color_scheme=theme
+        )
+        contexts.append(context)
+        seen = Visit(context.new_page())
+        seen.page.on("request", lambda request: seen.requests.append(request.url))
+        seen.page.on("pageerror", lambda error: seen.complaints.append(str(error)))
+        seen.page.on(
+            "console",
+            lambda said: (
+                seen.complaints.append(said.text) if said.type == "error" else None
+            ),
+        )
+        return seen.go(address + name)
+
+    yield open_page
+    for context in contexts:
+        context.close()

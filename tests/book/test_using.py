@@ -1,0 +1,139 @@
+"""What a reader does with the site: follow links, search, open the contents, take a page to Colab."""
+
+import json
+from functools import cache
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from bs4 import BeautifulSoup
+from conftest import PAGES, PHONE, SITE
+
+from tools import address as repository
+from tools.build_book import ROOT, pages
+
+NOTEBOOKS = [page.relative_to(ROOT).as_posix() for page in pages()]
+ALL = [
+    str(path.relative_to(SITE))
+    for path in SITE.rglob("*.html")
+    if "_static" not in path.parts
+]
+
+
+def html_of(notebook):
+    return notebook.replace(".ipynb", ".html")
+
+
+@cache
+def parsed(path):
+    return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+
+
+@cache
+def anchors(path):
+    return {tag["id"] for tag in parsed(path).find_all(id=True)} | {""}
+
+
+def targets(path):
+    """Yield what a page links to or shows, except what lies on other hosts."""
+    for tag in parsed(path).find_all(["a", "img", "script", "link"]):
+        target = urlsplit(tag.get("href") or tag.get("src") or "")
+        if not target.scheme and not target.netloc and (target.path or target.fragment):
+            yield target
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_link_inside_the_site_leads_somewhere(name):
+    here, broken = SITE / name, []
+    for target in targets(here):
+        there = (here.parent / unquote(target.path)).resolve() if target.path else here
+        known = anchors(there) if there.suffix == ".html" and there.is_file() else {""}
+        if not there.is_file() or unquote(target.fragment) not in known:
+            broken.append(target.geturl())
+    assert broken == []
+
+
+def test_every_page_of_the_tree_is_rendered():
+    assert {html_of(notebook) for notebook in NOTEBOOKS} <= set(PAGES)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_the_rocket_opens_a_file_that_is_in_git(visit, notebook):
+    page = visit(html_of(notebook)).page
+    link = page.get_by_role("link", name="Colab")
+    assert not link.is_visible()
+    page.get_by_label("Launch interactive content").click()
+    assert link.is_visible()
+    assert link.get_attribute("href") == (
+        f"https://colab.research.google.com/github/{repository.current()}/blob/main/{notebook}"
+    )
+    assert ROOT / notebook in repository.files()
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_a_notebook_can_be_downloaded(visit, notebook, address):
+    page = visit(html_of(notebook)).page
+    page.get_by_label("Download this page").click()
+    link = page.get_by_title("Download source file")
+    assert link.is_visible()
+    answer = page.request.get(link.evaluate("link => link.href"))
+    assert json.loads(answer.body()) == json.loads((ROOT / notebook).read_text())
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_edits_and_issues_go_to_the_repository(visit, notebook):
+    page = visit(html_of(notebook)).page
+    start = f"https://github.com/{repository.current()}"
+    edit = page.get_by_title("Suggest edit").get_attribute("href")
+    assert edit == f"{start}/edit/main/{notebook}"
+    issue = page.get_by_title("Open an issue").get_attribute("href")
+    assert issue.startswith(f"{start}/issues/new")
+
+
+def test_search_finds_a_theorem(visit):
+    page = visit("search.html").page
+    page.locator(
+        ".bd-article input[name=q], .bd-search-container input[name=q]"
+    ).first.fill("Descent lemma")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#search-results li")
+    page.wait_for_function(
+        "!document.querySelector('#search-progress')?.textContent.includes('...')"
+    )
+    links = page.locator("#search-results li a").evaluate_all(
+        "links => links.map(a => a.href)"
+    )
+    assert any("lectures/gradient_descent.html" in link for link in links)
+
+
+def test_a_phone_opens_and_closes_the_contents(visit):
+    page = visit("book/introduction.html", PHONE).page
+    entry = page.locator(".bd-links__title, .bd-links").get_by_role(
+        "link", name="Gradient descent"
+    )
+    assert not entry.first.is_visible()
+    page.locator("button.primary-toggle").first.click()
+    entry.first.wait_for(state="visible")
+    page.keyboard.press("Escape")
+    entry.first.wait_for(state="hidden")
+    page.locator("button.primary-toggle").first.click()
+    entry.first.click()
+    page.wait_for_url("**/lectures/gradient_descent.html")
+
+
+def test_a_folded_solution_opens(visit):
+    page = visit("lectures/gradient_descent.html").page
+    solution = page.locator("div.solution.dropdown, div.dropdown.solution").first
+    body = solution.locator("section, p:not(.admonition-title)").first
+    assert not body.is_visible()
+    solution.locator("button, summary").first.click()
+    body.wait_for(state="visible")
+
+
+def test_the_theme_stays_as_it_was_chosen(visit, address):
+    seen = visit("book/introduction.html")
+    theme = "document.documentElement.dataset.theme"
+    assert seen.page.evaluate(theme) == "light"
+    while seen.page.evaluate(theme) != "dark":
+        seen.page.locator(".theme-switch-button").first.click()
+    seen.go(address + "lectures/gradient_descent.html")
+    assert seen.page.evaluate(theme) == "dark"
