@@ -362,13 +362,16 @@ def verdict(claim: str, outcome: bool | str | None, evidence: str) -> Verdict:
     ------
     KeyError
         If the inventory has no such claim.
+    TypeError
+        If the outcome is something else, NaN above all.
     """
     hypothesis = inventory("claims").loc[claim, "hypothesis"]
-    decided = (
-        f"not tested (needs {outcome})"
-        if isinstance(outcome, str)
-        else OUTCOMES[None if outcome is None else bool(outcome)]
-    )
+    if isinstance(outcome, str):
+        decided = f"not tested (needs {outcome})"
+    elif outcome is None or outcome in (True, False):
+        decided = OUTCOMES[outcome]
+    else:
+        raise TypeError(f"outcome must be a truth value, None or a text; got {outcome!r}")
     return Verdict(claim, hypothesis, decided, evidence)
 
 
@@ -392,10 +395,13 @@ class Badge:
 def badge(
     recorded_runs: Records, configurations: Iterable[Configuration], *, sample: bool = False
 ) -> Badge:
-    """Say whether the recorded runs are the whole experiment, a part, none of it, or a study on a sample."""
+    """Say whether the recorded runs are the whole experiment, a part, none of it, or a study on a sample.
+
+    A diverged run is a result; one that failed with an error does not count.
+    """
     wanted = {identity(configuration) for configuration in configurations}
     runs = recorded_runs.only(wanted).runs
-    have = len(runs)
+    have = int((runs["status"] != "failed").sum()) if len(runs) else 0
     if not have:
         return Badge(
             "not run", f"none of the {len(wanted)} full runs has been recorded yet"

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from support.optim import OPTIMIZERS
 from support.records import Configuration, Outcome, Records, Store, Value, identity
 
 TrainOne = Callable[..., Outcome]
@@ -172,9 +173,7 @@ def _run_one(train_one: TrainOne, configuration: Configuration, store: Store) ->
     device = getattr(train_one, "keywords", {}).get("device", "cpu")
     try:
         outcome = train_one(configuration, checkpoint=store.checkpoint(configuration))
-    except (
-        Exception
-    ) as error:  # a failed run is a result; what stops the process is not caught
+    except Exception as error:  # a result as well; what stops the process is not caught
         where = traceback.extract_tb(error.__traceback__)[-1]
         reason = (
             f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
@@ -236,27 +235,42 @@ def _commit() -> str | None:
 
 
 def fingerprint(constructor: Callable) -> str | None:
-    """Return a hash of the source of a constructor that is not torch's or this package's, else ``None``.
+    """Return a hash of a constructor that this package or torch does not have as it is, else ``None``.
 
-    Put into a configuration as ``code`` it makes a run with an edited class another run. A class counts
-    with its bases, and may have been defined in a notebook.
+    Put into a configuration as ``code`` it makes a run with an edited class, or with other keywords in a
+    ``functools.partial``, another run. A class counts with its bases, and may come from a notebook.
     """
-    while hasattr(constructor, "func"):  # functools.partial
-        constructor = constructor.func
+    if any(
+        _parts_of(constructor) == _parts_of(standard) for standard in OPTIMIZERS.values()
+    ):
+        return None
+    function, keywords = _parts_of(constructor)
     own = [
         part
-        for part in getattr(constructor, "__mro__", [constructor])
+        for part in getattr(function, "__mro__", [function])
         if not _ours_or_torchs(part)
     ]
-    if not own:
+    if not own and not keywords:
         return None
-    source = "".join(
-        inspect.getsource(function)
+    members = [
+        member
         for part in own
-        for function in (vars(part).values() if inspect.isclass(part) else [part])
-        if inspect.isfunction(function)
+        for member in (vars(part).values() if inspect.isclass(part) else [part])
+    ]
+    source = "".join(
+        inspect.getsource(member) for member in members if inspect.isfunction(member)
     )
-    return hashlib.sha256(source.encode()).hexdigest()[:10]
+    whole = f"{function.__qualname__} {sorted(keywords.items())} {source}"
+    return hashlib.sha256(whole.encode()).hexdigest()[:10]
+
+
+def _parts_of(constructor: Callable) -> tuple[Callable, dict]:
+    """Return the function or class behind a ``functools.partial``, and its keywords."""
+    keywords = {}
+    while hasattr(constructor, "func"):
+        keywords = constructor.keywords | keywords
+        constructor = constructor.func
+    return constructor, keywords
 
 
 def _ours_or_torchs(part: Callable) -> bool:
@@ -268,7 +282,8 @@ def best(
 ) -> dict[str, Value]:
     """Return the hyper-parameters with the best mean value after the last epoch.
 
-    Only finished runs can win; of equally good ones the first in the order of ``by`` does.
+    A choice of which one run did not finish cannot win; of equally good ones the first in the order of
+    ``by`` does.
 
     Parameters
     ----------
@@ -289,8 +304,21 @@ def best(
     values = records.where(status="finished").metric(split, metric)
     if values.empty:
         raise ValueError("no run finished, so that none can be chosen")
-    last = values[values["epoch"] == values.groupby("run")["epoch"].transform("max")]
-    means = last.groupby(list(by))["value"].mean()
+    last = (
+        values.sort_values("epoch")
+        .drop_duplicates("run", keep="last")
+        .set_index("run")["value"]
+    )
+    every = records.runs.assign(value=records.runs["run"].map(last))
+    means = (
+        every.groupby(list(by))["value"]
+        .apply(lambda seeds: seeds.mean(skipna=False))
+        .dropna()
+    )
+    if means.empty:
+        raise ValueError(
+            "of every choice some run did not finish, so that none can be chosen"
+        )
     winner = means.idxmax() if largest else means.idxmin()
     winner = winner if len(by) > 1 else (winner,)
     plain = (value.item() if isinstance(value, np.generic) else value for value in winner)

@@ -54,10 +54,7 @@ def fetch(path: Path, md5: str, mirrors: Sequence[str]) -> Path:
                 path=path.parent,
                 downloader=_download,
             )
-        except (
-            OSError,
-            ValueError,
-        ) as error:  # no network; a mirror that serves something else
+        except (OSError, ValueError) as error:  # no network; another file than expected
             failures.append(
                 f"{mirror + path.name}: {type(error).__name__}: {str(error)[:200]}"
             )

@@ -629,6 +629,18 @@ def test_a_verdict_on_an_unknown_claim_is_an_error(claim):
         verdict(claim, True, "")
 
 
+@pytest.mark.parametrize("outcome", [math.nan, 0.5, [True]])
+def test_an_outcome_that_is_no_truth_value_is_an_error(outcome):
+    with pytest.raises(TypeError):
+        verdict("C1", outcome, "")
+
+
+def test_a_formula_in_a_hypothesis_is_marked_for_the_browser():
+    html = verdict("C14", True, "")._repr_mimebundle_()["text/html"]
+    assert r'<span class="math notranslate nohighlight">\(\gamma=0.9\)</span>' in html
+    assert "$" not in html
+
+
 def test_a_verdict_escapes_what_it_shows():
     found = records.Verdict(
         "C1", "a < b & c", "not tested (needs <b>)", 'p < 0.05 <script>"'
@@ -682,3 +694,9 @@ def test_a_badge_names_only_the_devices_of_the_runs_it_counts(three):
     found = badge(three.load(), [A, A | {"seed": 5}])
     assert found.text.endswith("run on <sundial>, abacus")
     assert "run on &lt;sundial&gt;, abacus" in found._repr_mimebundle_()["text/html"]
+
+
+def test_a_failed_run_is_not_a_recorded_one(three):
+    three.write(A | {"seed": 5}, Outcome("failed", [], "no memory"), {"device": "abacus"})
+    found = badge(three.load(), [A, A | {"seed": 5}])
+    assert (found.kind, found.text[:8]) == ("partial", "1 of the")

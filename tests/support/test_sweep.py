@@ -492,9 +492,9 @@ def test_a_fingerprint_changes_with_the_source_of_the_class(tmp_path):
     one, same, two = (_module(tmp_path, n, f"reader_{i}") for i, n in enumerate((1, 1, 2)))
     assert fingerprint(one.Method) == fingerprint(same.Method) != fingerprint(two.Method)
     assert fingerprint(one.Other) == fingerprint(two.Other)
-    assert fingerprint(
-        functools.partial(functools.partial(one.Method, lr=1), mu=2)
-    ) == fingerprint(one.Method)
+    nested = functools.partial(functools.partial(one.Method, lr=1), mu=2)
+    assert fingerprint(nested) == fingerprint(functools.partial(one.Method, mu=2, lr=1))
+    assert fingerprint(nested) != fingerprint(one.Method)
     assert identity({"code": fingerprint(one.Method)})
     for module in (one, same, two):
         del sys.modules[module.__name__]
@@ -502,16 +502,28 @@ def test_a_fingerprint_changes_with_the_source_of_the_class(tmp_path):
 
 @pytest.mark.parametrize(
     "constructor",
-    [
-        torch.optim.SGD,
-        functools.partial(torch.optim.SGD, momentum=0.9),
-        functools.partial(functools.partial(torch.optim.Adam, amsgrad=True), lr=1),
-        Store,
-    ],
-    ids=["torch", "partial", "partial of partial", "support"],
+    [torch.optim.SGD, functools.partial(torch.optim.SGD, momentum=0.9), Store],
+    ids=["torch", "partial of the package", "support"],
 )
 def test_what_torch_and_the_package_bring_has_no_fingerprint(constructor):
     assert fingerprint(constructor) is None
+
+
+def test_other_keywords_than_the_packages_are_another_method():
+    heavier = functools.partial(torch.optim.SGD, momentum=0.95)
+    assert fingerprint(heavier) is not None
+    assert fingerprint(heavier) != fingerprint(
+        functools.partial(torch.optim.SGD, momentum=0.99)
+    )
+
+
+def test_a_choice_with_a_diverged_seed_cannot_win():
+    records = _records(
+        (0.1, 0, 0, "finished", 0.5),
+        (0.2, 0, 0, "finished", 0.9),
+        (0.2, 0, 1, "diverged", 0.9),
+    )
+    assert best(records, "validation", "accuracy", largest=True, by=["lr"]) == {"lr": 0.1}
 
 
 # --- environment ----------------------------------------------------------------------------------------------
