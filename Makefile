@@ -10,7 +10,7 @@ TWO = -q -n 2 --dist loadscope
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help book test browser lint unit pages site run lab bench publish outputs address format clean
+.PHONY: help book test browser lint unit pages site run lab bench publish outputs picture address format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,9 @@ publish: $(STAMP)  ## put finished runs into support/results: NOTEBOOK=mnist_len
 
 outputs: $(STAMP)  ## renew the outputs that the pages keep in git: PAGES="lectures/momentum.ipynb", or all
 	@$(BIN)/python -m tools.outputs $(PAGES)
+
+picture: $(STAMP)  ## renew the picture of the README from the executed lecture
+	@$(BIN)/python -m tools.readme_picture
 
 address: $(STAMP)  ## set the repository's address everywhere: URL=https://github.com/NAME/REPO
 	@$(BIN)/python -m tools.address "$(URL)"

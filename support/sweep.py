@@ -303,7 +303,9 @@ def best(
     """
     values = records.where(status="finished").metric(split, metric)
     if values.empty:
-        raise ValueError("no run finished, so that none can be chosen")
+        reasons = [reason for reason in records.runs.get("reason", []) if reason]
+        because = f"; the first: {reasons[0]}" if reasons else ""
+        raise ValueError(f"no run finished, so that none can be chosen{because}")
     last = (
         values.sort_values("epoch")
         .drop_duplicates("run", keep="last")

@@ -239,6 +239,7 @@ SETTING = frozenset(
         "validation",
         "model",
         "optimizer",
+        "code",
         "batch",
         "epochs",
         "seed",

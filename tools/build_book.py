@@ -150,26 +150,30 @@ def write_claims(executed: dict[Path, nbformat.NotebookNode]) -> None:
     """Write ``book/claims.md`` from what the pages recorded."""
     claims = pd.read_csv(ALL_CLAIMS, keep_default_na=False).set_index("id")
     rows: dict[str, list[str]] = {}
+    tested = set()
     for page in sorted(executed):
         title = title_of(executed[page])
         for verdict in verdicts(page, executed[page]):
             link = f"../{page.parent.name}/{page.stem}.html#claim-{verdict['claim']}"
+            evidence = re.sub(r"([\\`*_{}\[\]<>$|])", r"\\\1", verdict["evidence"])
             rows.setdefault(verdict["claim"], []).append(
-                f'- **{verdict["outcome"]}**: {verdict["evidence"]} (<a href="{link}">{title}</a>)'
+                f'- **{verdict["outcome"]}**: {evidence}. (<a href="{link}">{title}</a>)'
             )
+            if not verdict["outcome"].startswith("not tested"):
+                tested.add(verdict["claim"])
     lines = [
         "# Claims",
         "",
         f"The five sources make {len(claims)} claims that can be tested. This page is generated at every build",
         "from the verdicts that the executed pages record; the criterion of each verdict stands in its page",
-        f"before the result. So far {len(rows)} of {len(claims)} claims have been put to a test.",
+        f"before the result. So far {len(tested)} of {len(claims)} claims have been put to a test.",
         "",
     ]
     for claim in (claim for claim in claims.index if claim in rows):
         hypothesis, source = claims.loc[claim, ["hypothesis", "source"]]
         lines += [f"## {claim}", "", f"{hypothesis} *({source})*", "", *rows[claim], ""]
     waiting = [claim for claim in claims.index if claim not in rows]
-    lines += ["## Not yet tested", "", ", ".join(waiting) + ".", ""]
+    lines += ["## No page yet", "", ", ".join(waiting) + ".", ""]
     target, text = ROOT / "book" / "claims.md", "\n".join(lines)
     if not target.is_file() or target.read_text(encoding="utf-8") != text:
         target.write_text(text, encoding="utf-8")

@@ -1,6 +1,6 @@
 """Renew the outputs that the pages keep in git: ``make outputs``, or of some, with ``PAGES=lectures/...``.
 
-Only cells tagged ``keep_output`` keep theirs; every other output, all counts and what editors leave in the
+Only cells tagged ``keep_output`` keep theirs; every other output and count and what editors leave in the
 metadata are removed. With ``--check`` nothing is executed or written: a page that is not so is an error.
 """
 
@@ -32,18 +32,19 @@ def tidy(notebook: NotebookNode, executed: NotebookNode) -> NotebookNode:
         for name in VOLATILE & set(cell.metadata):
             del cell.metadata[name]
         if cell.cell_type == "code":
-            cell.execution_count = None
+            # nbval compares outputs only of cells with a count; always 1, so that new cells change no others.
+            cell.execution_count = 1 if keeps(cell) else None
             cell.outputs = joined(source.outputs) if keeps(cell) else []
     notebook.metadata = nbformat.from_dict(METADATA)
     return notebook
 
 
 def joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """Return outputs without counts, what was printed in pieces as one: the pieces depend on the hour."""
+    """Return outputs with the count 1, what was printed in pieces as one: the pieces depend on the hour."""
     result: list[NotebookNode] = []
     for output in outputs:
         if "execution_count" in output:
-            output.execution_count = None
+            output.execution_count = 1
         before = result[-1] if result else {}
         if output.output_type == "stream" and output.name == before.get("name"):
             before.text += output.text
@@ -63,8 +64,8 @@ def problems(notebook: NotebookNode) -> list[str]:
             found.append(f"{here} holds outputs but is not tagged keep_output")
         if keeps(cell) and not cell.outputs:
             found.append(f"{here} is tagged keep_output but holds no outputs")
-        if cell.execution_count is not None:
-            found.append(f"{here} has an execution count")
+        if (cell.execution_count is None) == keeps(cell):
+            found.append(f"{here} has {'no' if keeps(cell) else 'an'} execution count")
     return found
 
 

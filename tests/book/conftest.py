@@ -69,6 +69,11 @@ class Visit:
     requests: list[str] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
 
+    def hear(self, said):
+        """Note what the console calls an error."""
+        if said.type == "error":
+            self.complaints.append(said.text)
+
     def go(self, url):
         """Open an address and wait until its mathematics is set."""
         self.page.goto(url, wait_until="load")
@@ -76,28 +81,50 @@ class Visit:
         return self
 
 
-@pytest.fixture(scope="module")
-def visit(chromium, address):
-    """Return a function that opens a page of the site as a new visitor."""
-    contexts = []
+class Visitors:
+    """People who open pages, each for the first time."""
 
-    def open_page(name, size=DESKTOP, theme="light"):
+    def __init__(self, chromium, address):
+        self.chromium, self.address, self.contexts = chromium, address, []
+
+    def __call__(self, name, size=DESKTOP, theme="light"):
+        """Open a page of the site on a screen of this size, set to light or dark."""
         width, height = size
-        context = chromium.new_context(
+        context = self.chromium.new_context(
             viewport={"width": width, "height": height}, color_scheme=theme
         )
-        contexts.append(context)
+        self.contexts.append(context)
         seen = Visit(context.new_page())
         seen.page.on("request", lambda request: seen.requests.append(request.url))
         seen.page.on("pageerror", lambda error: seen.complaints.append(str(error)))
-        seen.page.on(
-            "console",
-            lambda said: (
-                seen.complaints.append(said.text) if said.type == "error" else None
-            ),
-        )
-        return seen.go(address + name)
+        seen.page.on("console", seen.hear)
+        return seen.go(self.address + name)
 
-    yield open_page
-    for context in contexts:
-        context.close()
+    def leave(self):
+        """Close all pages."""
+        for context in self.contexts:
+            context.close()
+
+
+@pytest.fixture
+def visit(chromium, address):
+    """Return a function that opens a page of the site as a new visitor."""
+    visitors = Visitors(chromium, address)
+    yield visitors
+    visitors.leave()
+
+
+@pytest.fixture(scope="module", params=PAGES)
+def opened(request, chromium, address):
+    """Return each page, opened by a new visitor on a light desktop, for tests that only look."""
+    visitors = Visitors(chromium, address)
+    yield visitors(request.param)
+    visitors.leave()
+
+
+@pytest.fixture(scope="module", params=PAGES)
+def opened_at_night(request, chromium, address):
+    """Return each page, opened by a new visitor on a dark phone, for tests that only look."""
+    visitors = Visitors(chromium, address)
+    yield visitors(request.param, PHONE, "dark")
+    visitors.leave()

@@ -2,9 +2,6 @@
 
 import re
 
-import pytest
-from conftest import PAGES, PHONE
-
 RAW = r"\\\(|\\\[|\$\$|\$[^$\n]*\\[a-z]+[^$\n]*\$|:::|\{(eq|prf:ref|ref|cite(:\w)?|doc)\}`"
 
 # What is written in an article outside of code, mathematics that is set left out.
@@ -64,12 +61,6 @@ WIDE = """() => {
 }"""
 
 
-@pytest.fixture(scope="module", params=PAGES)
-def opened(request, visit):
-    """Return each page, as opened by a new visitor with a light desktop."""
-    return visit(request.param)
-
-
 def test_mathematics_is_set(opened):
     page = opened.page
     if page.locator("article .math").count():
@@ -94,16 +85,25 @@ def test_every_picture_says_what_it_shows(opened):
         assert picture.evaluate("image => image.complete && image.naturalWidth > 0"), source
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_a_phone_shows_the_page_at_its_own_width(visit, name):
-    assert visit(name, PHONE).page.evaluate(WIDE) == []
-
-
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("name", PAGES)
-def test_text_stands_out_from_what_is_behind_it(visit, name, theme):
-    page = visit(name, theme=theme).page
-    assert page.evaluate("document.documentElement.dataset.theme") == theme
-    measured = page.evaluate(FAINT, 4.5)
+def faint(visit, theme):
+    """Return the texts of a page that do not stand out, once it is sure that it has this theme."""
+    assert visit.page.evaluate("document.documentElement.dataset.theme") == theme
+    measured = visit.page.evaluate(FAINT, 4.5)
     assert measured["count"] > 5
-    assert measured["faint"] == []
+    return measured["faint"]
+
+
+def test_text_stands_out_in_the_light_theme(opened):
+    assert faint(opened, "light") == []
+
+
+def test_text_stands_out_in_the_dark_theme(opened_at_night):
+    assert faint(opened_at_night, "dark") == []
+
+
+def test_a_phone_shows_the_page_at_its_own_width(opened_at_night):
+    assert opened_at_night.page.evaluate(WIDE) == []
+
+
+def test_the_console_is_clean_on_a_phone(opened_at_night):
+    assert opened_at_night.complaints == []

@@ -118,6 +118,24 @@ def test_a_phone_opens_and_closes_the_contents(visit):
     page.wait_for_url("**/lectures/gradient_descent.html")
 
 
+def test_a_phone_opens_what_is_on_the_page(visit):
+    page = visit("lectures/gradient_descent.html", PHONE).page
+    entry = page.locator("nav.page-toc a:visible").first
+    assert not entry.count()
+    page.locator("button.secondary-toggle:visible").click()
+    entry.wait_for(state="visible")
+
+
+def test_the_contents_can_be_put_away_on_a_desktop(visit):
+    page = visit("book/introduction.html").page
+    entry = page.locator(".bd-links a", has_text="Gradient descent")
+    entry.wait_for(state="visible")
+    page.locator("button.primary-toggle:visible").click()
+    entry.wait_for(state="hidden")
+    page.locator("button.primary-toggle:visible").click()
+    entry.wait_for(state="visible")
+
+
 @pytest.mark.parametrize("notebook", [n for n in NOTEBOOKS if n.startswith("lectures/")])
 def test_solutions_are_folded_and_open(visit, notebook):
     page = visit(html_of(notebook)).page
