@@ -204,6 +204,10 @@ def render() -> None:
         # Sphinx warns about a page only when it reads it: the next build must read all of them again.
         shutil.rmtree(ROOT / "_build" / ".doctrees", ignore_errors=True)
         sys.exit("the site could not be built without warnings")
+    # Sphinx copies these only when a page has changed too.
+    shutil.copytree(
+        ROOT / "book" / "_static", ROOT / "_build" / "html" / "_static", dirs_exist_ok=True
+    )
 
 
 def main() -> None:
