@@ -16,6 +16,9 @@ import papermill
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+TEXT_FOR_NUMBER = (
+    "this is a text, not a number; write it as in 0.001 or 1.0e-3, without quotes"
+)
 NAMES = {
     bool: "true or false",
     int: "a whole number",
@@ -86,17 +89,19 @@ def check(given: Mapping[str, object], known: Mapping[str, object]) -> None:
 
 def misfit(value: object, default: object) -> str | None:
     """Return why a value cannot stand in place of a default, ``None`` if it can."""
-    if default is None:
-        return None
+    if (
+        default is None
+    ):  # it says nothing of the type, but a number in quotes is never meant
+        entries = value if isinstance(value, list) else [value]
+        texts = [entry for entry in entries if isinstance(entry, str) and is_number(entry)]
+        return TEXT_FOR_NUMBER if texts else None
     if isinstance(default, list | tuple):
         return misfit_of_list(value, default)
     kind = type(default)
     if type(value) is kind or (kind is float and type(value) is int):
         return None
     if kind in (int, float) and isinstance(value, str) and is_number(value):
-        return (
-            "this is a text, not a number; write it as in 0.001 or 1.0e-3, without quotes"
-        )
+        return TEXT_FOR_NUMBER
     if kind is str and isinstance(value, bool | int | float):
         return f"it must be a text; write '\"{value}\"' to mean one"
     return f"it must be {NAMES[kind]}"

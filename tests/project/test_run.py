@@ -82,6 +82,8 @@ def test_a_value_of_the_right_type_is_taken(value, default):
         ("1", [0], r"'\[1\]'"),
         ("[0, 1e-3]", [0.1], "'1e-3': this is a text"),
         ("null", 5, "whole number"),
+        ("1e1", None, "not a number"),
+        ("[0, 1e1]", None, "not a number"),
     ],
 )
 def test_a_value_of_another_type_is_refused(text, default, complaint):
