@@ -105,7 +105,11 @@ def trajectories(
             drawn[:, 0], drawn[:, 1], ".-", markersize=4, linewidth=1.2, label=label + note
         )
     ax.plot(
-        *next(iter(paths.values()))[0].numpy(), "o", color="black", markersize=5, zorder=3
+        *next(iter(paths.values()))[0].numpy(),
+        "o",
+        color=plt.rcParams["text.color"],
+        markersize=5,
+        zorder=3,
     )
     ax.legend(loc="best")
     return ax
