@@ -285,7 +285,7 @@ def train_one(
     seed = configuration["seed"]
     model = models.MODELS[configuration["model"]](shape=shape, seed=seed).to(device)
     hyper = {name: value for name, value in configuration.items() if name not in SETTING}
-    optimizer = optimizers[configuration["optimizer"]](model.parameters(), **hyper)
+    optimizer = optim.make(configuration["optimizer"], model, optimizers, **hyper)
     return fit(
         model,
         optimizer,

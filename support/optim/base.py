@@ -1,0 +1,145 @@
+"""What the optimizers of this package share: checks, state that keeps its precision, points shown for
+evaluation."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+Closure = Callable[[], Any]
+
+
+class Method(Optimizer):
+    """An optimizer that checks its hyper-parameters in every group, and loads its state uncast.
+
+    State is kept in float32 for parameters of lower precision, otherwise in their own type.
+    """
+
+    def check(self, group: dict[str, Any]) -> None:
+        """Raise ``ValueError`` if a hyper-parameter of a group is wrong."""
+        raise NotImplementedError
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters, with hyper-parameters of its own if it names any."""
+        self.check(self.defaults | param_group)
+        super().add_param_group(param_group)
+        for parameter in self.param_groups[-1]["params"]:
+            if parameter.is_complex():
+                raise ValueError(
+                    f"parameters must be real; got one of type {parameter.dtype}"
+                )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state; unlike ``torch.optim`` does, none of its tensors is cast to the parameter's type."""
+        super().load_state_dict(state_dict)
+        names = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
+        for name, parameter in zip(names, parameters(self), strict=True):
+            if name in state_dict["state"]:
+                self.state[parameter] = _copy(state_dict["state"][name], parameter.device)
+
+    def evaluation(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which the parameters show the point that the method returns."""
+        return contextlib.nullcontext()
+
+
+def parameters(optimizer: Optimizer) -> list[Tensor]:
+    """Return the parameters of all groups."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def present(group: dict[str, Any]) -> list[Tensor]:
+    """Return the parameters of a group that have a gradient and at least one entry.
+
+    Raises
+    ------
+    RuntimeError
+        If a gradient is sparse.
+    """
+    found = [p for p in group["params"] if p.grad is not None and p.numel()]
+    if any(p.grad.layout != torch.strided for p in found):
+        raise RuntimeError("gradients must be dense; got a sparse one")
+    return found
+
+
+def gradients(present: Sequence[Tensor]) -> list[Tensor]:
+    """Return the gradients of parameters, in float32 where theirs is of lower precision."""
+    return [wide(parameter.grad) for parameter in present]
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """Return the tensor, in float32 if it is of lower precision."""
+    return tensor.float() if tensor.dtype in {torch.float16, torch.bfloat16} else tensor
+
+
+def buffers(optimizer: Optimizer, name: str, present: Sequence[Tensor]) -> list[Tensor]:
+    """Return the state of this name of each parameter, zeros at first."""
+    for parameter in present:
+        state = optimizer.state[parameter]
+        if name not in state:
+            state[name] = torch.zeros_like(wide(parameter.detach()))
+    return [optimizer.state[parameter][name] for parameter in present]
+
+
+def evaluate(closure: Closure | None) -> Any:
+    """Return the loss of a closure, called with gradients switched on; ``None`` without a closure."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
+@contextlib.contextmanager
+def showing(points: Iterable[tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """Show other values in parameters, and put their own back to the bit.
+
+    ``points`` are pairs (parameter, what it shows).
+    """
+    points = list(points)
+    own = [parameter.detach().clone() for parameter, _ in points]
+    with torch.no_grad():
+        for parameter, shown in points:
+            parameter.copy_(shown)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for (parameter, _), value in zip(points, own, strict=True):
+                parameter.copy_(value)
+
+
+def check_number(name: str, value: Any, interval: str) -> None:
+    """Raise ``ValueError`` if a value is no real number in an interval such as ``"[0, inf)"``."""
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    real = isinstance(value, Real) and not isinstance(value, bool) and not math.isnan(value)
+    above = real and (value >= low if interval[0] == "[" else value > low)
+    below = real and (value <= high if interval[-1] == "]" else value < high)
+    if not (above and below):
+        raise ValueError(f"{name} must be a number in {interval}; got {value!r}")
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raise ``ValueError`` if a value is no whole number of at least 1."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}")
+
+
+def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
+    """Raise ``ValueError`` if a value is none of the choices."""
+    if value not in choices:
+        listed = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{name} must be one of {listed}; got {value!r}")
+
+
+def _copy(value: Any, device: torch.device) -> Any:
+    """Copy tensors, also inside lists, to a device."""
+    if isinstance(value, Tensor):
+        return value.detach().to(device, copy=True)
+    if isinstance(value, list):
+        return [_copy(part, device) for part in value]
+    return value
