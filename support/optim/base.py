@@ -21,6 +21,8 @@ class Method(Optimizer):
     State is kept in float32 for parameters of lower precision, otherwise in their own type.
     """
 
+    _memory: Tensor | None = None
+
     def check(self, group: dict[str, Any]) -> None:
         """Raise ``ValueError`` if a hyper-parameter of a group is wrong."""
         raise NotImplementedError
@@ -47,6 +49,19 @@ class Method(Optimizer):
         """Return a context in which the parameters show the point that the method returns."""
         return contextlib.nullcontext()
 
+    def copies(self, batch: Sequence[Tensor]) -> list[Tensor]:
+        """Return copies of a batch of tensors, to be used before the next call.
+
+        On the CPU they share one memory that is kept: to ask the system for new memory costs more than the copying.
+        """
+        if batch[0].device.type != "cpu":
+            return torch._foreach_mul(batch, 1.0)
+        (tensor,) = batch
+        memory = self._memory
+        if memory is None or memory.dtype != tensor.dtype or len(memory) < tensor.numel():
+            memory = self._memory = torch.empty(tensor.numel(), dtype=tensor.dtype)
+        return [memory[: tensor.numel()].view(tensor.shape).copy_(tensor)]
+
 
 def parameters(optimizer: Optimizer) -> list[Tensor]:
     """Return the parameters of all groups."""
@@ -70,6 +85,16 @@ def present(group: dict[str, Any]) -> list[Tensor]:
 def gradients(present: Sequence[Tensor]) -> list[Tensor]:
     """Return the gradients of parameters, in float32 where theirs is of lower precision."""
     return [wide(parameter.grad) for parameter in present]
+
+
+def batches(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Return the tensors in lists to be worked on together.
+
+    On the CPU each comes alone, and stays in the cache from one operation to the next; elsewhere all come at once,
+    so that few kernels are launched.
+    """
+    alone = bool(tensors) and tensors[0].device.type == "cpu"
+    return [[tensor] for tensor in tensors] if alone else [list(tensors)] if tensors else []
 
 
 def wide(tensor: Tensor) -> Tensor:

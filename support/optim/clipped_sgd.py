@@ -10,6 +10,7 @@ from torch import Tensor
 from support.optim.base import (
     Closure,
     Method,
+    batches,
     buffers,
     check_choice,
     check_number,
@@ -19,7 +20,7 @@ from support.optim.base import (
     showing,
     wide,
 )
-from support.optim.clipping import KINDS, clip, norm_over_groups
+from support.optim.clipping import KINDS, clipped, norm_over_groups
 
 
 class ClippedSGD(Method):
@@ -109,28 +110,41 @@ class ClippedSGD(Method):
             if group["average"]:
                 self._average(group)
             if group["clip_momentum"] and params[index]:
-                vectors[index] = self._velocity(group, params[index], vectors[index])
+                vectors[index], _ = self._direction(group, params[index], vectors[index])
         norm = norm_over_groups(self.param_groups, vectors)
-        for group, some, vector in zip(self.param_groups, params, vectors, strict=True):
-            if some:
-                direction = clip(vector, group["level"], group["clip"], norm)
+        for group, some, all_vectors in zip(
+            self.param_groups, params, vectors, strict=True
+        ):
+            for x, vector in zip(batches(some), batches(all_vectors), strict=True):
+                direction, factor = clipped(vector, group["level"], group["clip"], norm)
                 if not group["clip_momentum"]:
-                    direction = self._velocity(group, some, direction)
-                torch._foreach_add_(some, direction, alpha=-group["lr"])
+                    direction, factor = self._direction(group, x, direction, factor)
+                torch._foreach_add_(x, direction, alpha=-group["lr"] * factor)
         return loss
 
-    def _velocity(
-        self, group: dict[str, Any], params: Sequence[Tensor], d: Sequence[Tensor]
-    ) -> Sequence[Tensor]:
-        """Return the direction that decay and momentum make of the vectors d."""
-        if group["weight_decay"]:
-            d = torch._foreach_add(d, params, alpha=group["weight_decay"])
-        if not group["momentum"]:
-            return d
-        b = buffers(self, "momentum", params)
-        torch._foreach_mul_(b, group["momentum"])
-        torch._foreach_add_(b, d)
-        return torch._foreach_add(d, b, alpha=group["momentum"]) if group["nesterov"] else b
+    def _direction(
+        self,
+        group: dict[str, Any],
+        x: Sequence[Tensor],
+        vectors: Sequence[Tensor],
+        factor: float = 1.0,
+    ) -> tuple[Sequence[Tensor], float]:
+        """Return what decay and momentum make of vectors times a factor, again as tensors and a factor."""
+        momentum, decay = group["momentum"], group["weight_decay"]
+        if decay:
+            vectors = torch._foreach_mul(vectors, factor)
+            torch._foreach_add_(vectors, x, alpha=decay)
+            factor = 1.0
+        if not momentum:
+            return vectors, factor
+        b = buffers(self, "momentum", x)
+        torch._foreach_mul_(b, momentum)
+        torch._foreach_add_(b, vectors, alpha=factor)
+        if not group["nesterov"]:
+            return b, 1.0
+        ahead = torch._foreach_mul(b, momentum)
+        torch._foreach_add_(ahead, vectors, alpha=factor)
+        return ahead, 1.0
 
     def _average(self, group: dict[str, Any]) -> None:
         group["step"] += 1

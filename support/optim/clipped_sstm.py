@@ -11,6 +11,7 @@ from torch import Tensor
 from support.optim.base import (
     Closure,
     Method,
+    batches,
     check_choice,
     check_number,
     evaluate,
@@ -18,7 +19,7 @@ from support.optim.base import (
     showing,
     wide,
 )
-from support.optim.clipping import KINDS, clip, norm_over_groups
+from support.optim.clipping import KINDS, clipped, norm_over_groups
 
 
 class ClippedSSTM(Method):
@@ -107,24 +108,37 @@ class ClippedSSTM(Method):
     def _step(
         self, group: dict[str, Any], x: list[Tensor], g: list[Tensor], norm: Tensor
     ) -> None:
-        for parameter in x:
+        """Take the step of one group, and mix its next point."""
+        if group["alpha"] is None:
+            group["alpha"] = self._alpha(group)
+        alpha, A = group["alpha"], group["A"] + group["alpha"]
+        group["step"] += 1
+        group["A"], group["alpha"] = A, self._alpha(group)
+        level = group["B"] / alpha if alpha else math.inf
+        mix, next_mix = (
+            part / whole if part else 0.0
+            for part, whole in ((alpha, A), (group["alpha"], A + group["alpha"]))
+        )
+        for some, vectors in zip(batches(x), batches(g), strict=True):
+            y, z = self._points(some)
+            direction, factor = clipped(vectors, level, group["clip"], norm)
+            torch._foreach_add_(z, direction, alpha=-alpha * factor)
+            torch._foreach_lerp_(y, z, mix)
+            if some[0].dtype == y[0].dtype:
+                torch._foreach_copy_(some, y)
+                torch._foreach_lerp_(some, z, next_mix)
+            else:  # the parameter is a rounded copy
+                torch._foreach_copy_(some, torch._foreach_lerp(y, z, next_mix))
+
+    def _points(self, params: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return y and z of parameters, which start where the parameters do."""
+        for parameter in params:
             state = self.state[parameter]
             if not state:
                 state["y"] = wide(parameter.detach()).clone()
                 state["z"] = state["y"].clone()
-        y, z = ([self.state[parameter][name] for parameter in x] for name in "yz")
-        if group["alpha"] is None:
-            group["alpha"] = self._alpha(group)
-        alpha, A = group["alpha"], group["A"] + group["alpha"]
-        if alpha:
-            level = group["B"] / alpha if math.isfinite(group["B"]) else math.inf
-            g = clip(g, level, group["clip"], norm)
-            torch._foreach_add_(z, g, alpha=-alpha)
-            torch._foreach_lerp_(y, z, alpha / A)
-        group["step"] += 1
-        group["A"], group["alpha"] = A, self._alpha(group)
-        share = group["alpha"] / (A + group["alpha"]) if group["alpha"] else 0.0
-        torch._foreach_copy_(x, torch._foreach_lerp(y, z, share))
+        y, z = ([self.state[parameter][name] for parameter in params] for name in "yz")
+        return y, z
 
     def _alpha(self, group: dict[str, Any]) -> float:
         return group["lr"] * (group["step"] + 2) / (2 * group["a"] * group["L"])

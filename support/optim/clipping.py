@@ -42,15 +42,35 @@ def clip(
     """
     check_number("level", level, "(0, inf]")
     check_choice("clip", kind, KINDS)
-    if not gradients:
-        return []
-    if kind == "coordinate":
-        return [gradient.clamp(-level, level) for gradient in gradients]
     if kind == "layer":
-        factors = [_factor(level, own) for own in torch._foreach_norm(gradients)]
-        return list(torch._foreach_mul(gradients, factors))
-    whole = total_norm(gradients) if norm is None else norm.to(gradients[0].device)
-    return list(torch._foreach_mul(gradients, _factor(level, whole)))
+        return [clip([gradient], level)[0] for gradient in gradients]
+    vectors, factor = clipped(gradients, level, kind, norm)
+    return list(torch._foreach_mul(vectors, factor)) if vectors else []
+
+
+def clipped(
+    gradients: Sequence[Tensor], level: float, kind: str, norm: Tensor | None = None
+) -> tuple[Sequence[Tensor], float]:
+    """Return the clipped gradients of :func:`clip` as tensors and a factor of all of them.
+
+    On the CPU the factor does the scaling, and costs no pass over the tensors; elsewhere it is 1, so that
+    nothing waits for the device. With ``"layer"`` on the CPU there must be one tensor.
+    """
+    if kind == "coordinate":
+        return [gradient.clamp(-level, level) for gradient in gradients], 1.0
+    if not gradients:
+        return gradients, 1.0
+    if kind == "norm":
+        norms = [total_norm(gradients) if norm is None else norm] * len(gradients)
+    else:
+        norms = torch._foreach_norm(gradients)
+    if gradients[0].device.type == "cpu":
+        return gradients, (level / norms[0]).clamp(max=1.0).item()
+    factors = [
+        (level / own.to(gradient.device)).clamp(max=1.0)
+        for own, gradient in zip(norms, gradients, strict=True)
+    ]
+    return torch._foreach_mul(gradients, factors), 1.0
 
 
 def total_norm(tensors: Sequence[Tensor]) -> Tensor:
@@ -71,10 +91,3 @@ def norm_over_groups(groups: Sequence[dict], vectors: Sequence[Sequence[Tensor]]
         for tensor in some
     ]
     return total_norm(chosen)
-
-
-def _factor(level: float, norm: Tensor) -> float | Tensor:
-    """Return min(1, level / norm): a number on the CPU, elsewhere a tensor, so that nothing waits for the
-    device."""
-    factor = (level / norm).clamp(max=1.0)
-    return factor.item() if norm.device.type == "cpu" else factor

@@ -70,23 +70,25 @@ class GradientNoise(Wrapper):
         return self.generators[str(device)]
 
     def own_state(self) -> dict[str, Any]:
-        """Return the number of steps and the states of the generators."""
+        """Return the hyper-parameters, the number of steps and the states of the generators."""
         states = {name: own.get_state() for name, own in self.generators.items()}
-        return {"steps": self.steps, "generators": states}
+        own = {name: getattr(self, name) for name in ("eta", "gamma", "seed", "steps")}
+        return own | {"generators": states}
 
     def load_own_state(self, state: dict[str, Any]) -> None:
-        """Load the number of steps and the states of the generators."""
-        self.steps, self.generators = state["steps"], {}
+        """Load what :meth:`own_state` returned."""
+        for name in ("eta", "gamma", "seed", "steps"):
+            setattr(self, name, state[name])
+        self.generators = {}
         for name, saved in state["generators"].items():
             self._generator(torch.device(name)).set_state(saved.cpu())
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs."""
-        own = {name: getattr(self, name) for name in ("eta", "gamma", "seed")}
-        return super().__getstate__() | own | {"noise": self.own_state()}
+        return super().__getstate__() | {"own": self.own_state()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copy."""
-        noise = state.pop("noise")
+        own = state.pop("own")
         super().__setstate__(state)
-        self.load_own_state(noise)
+        self.load_own_state(own)

@@ -9,6 +9,7 @@ from torch import Tensor
 from support.optim.base import (
     Closure,
     Method,
+    batches,
     buffers,
     check_number,
     evaluate,
@@ -69,15 +70,14 @@ class Lion(Method):
         """Take one step; a closure, if there is one, computes the gradient first, and its loss is returned."""
         loss = evaluate(closure)
         for group in self.param_groups:
-            params = present(group)
-            if not params:
-                continue
             lr, (beta1, beta2) = group["lr"], group["betas"]
-            g, m = gradients(params), buffers(self, "momentum", params)
-            c = torch._foreach_lerp(m, g, 1 - beta1)
-            torch._foreach_sign_(c)
-            if group["weight_decay"]:
-                torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
-            torch._foreach_add_(params, c, alpha=-lr)
-            torch._foreach_lerp_(m, g, 1 - beta2)
+            for params in batches(present(group)):
+                g, m = gradients(params), buffers(self, "momentum", params)
+                c = self.copies(m)
+                torch._foreach_lerp_(c, g, 1 - beta1)
+                torch._foreach_sign_(c)
+                if group["weight_decay"]:
+                    torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
+                torch._foreach_add_(params, c, alpha=-lr)
+                torch._foreach_lerp_(m, g, 1 - beta2)
         return loss

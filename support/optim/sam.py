@@ -22,7 +22,7 @@ class SAM(Wrapper):
         g = \nabla L(\theta + \bar\epsilon) ,
 
     and the wrapped optimizer takes its step from :math:`\theta` with :math:`g`. The norm is over all groups.
-    The adaptive form (ASAM, Kwon et al. 2021, eq. 9) measures the ball relative to the weights: with
+    The adaptive form (ASAM, Kwon et al. 2021, section 4) measures the ball relative to the weights: with
     :math:`T = |\theta| + \eta` entry by entry,
     :math:`\bar\epsilon = \rho\, T^2 \nabla L / \lVert T \nabla L \rVert_2`. Where the gradient is zero
     nothing is perturbed.

@@ -346,34 +346,42 @@ class KFAC(Method):
         return {parameter: U[parameter] for parameter in U if parameter in V}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state, with the number of steps and the states of the generators."""
-        generators = [self.generator.get_state(), self.rows.generator.get_state()]
-        return super().state_dict() | {"steps": self.steps, "generators": generators}
+        """Return the state, with the options, the number of steps and the states of the generators."""
+        return super().state_dict() | self._own_state()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state; none of its tensors is cast to the parameter's type."""
+        """Load a state and its options; none of its tensors is cast to the parameter's type."""
         super().load_state_dict(state_dict)
-        self.steps = state_dict["steps"]
+        self._load_own_state(state_dict)
+
+    def _own_state(self) -> dict[str, Any]:
+        generators = [self.generator.get_state(), self.rows.generator.get_state()]
+        return {
+            "options": dict(self.options),
+            "steps": self.steps,
+            "generators": generators,
+        }
+
+    def _load_own_state(self, state: dict[str, Any]) -> None:
+        self.options, self.steps = dict(state["options"]), state["steps"]
+        self.rows.sharing, self.rows.limit = self.options["sharing"], self.options["rows"]
         own = (self.generator, self.rows.generator)
-        for generator, saved in zip(own, state_dict["generators"], strict=True):
+        for generator, saved in zip(own, state["generators"], strict=True):
             generator.set_state(saved.cpu())
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs, the model included."""
-        kept = {
-            name: getattr(self, name) for name in ("model", "options", "steps", "unknown")
-        }
-        generators = [self.generator.get_state(), self.rows.generator.get_state()]
-        return super().__getstate__() | kept | {"generators": generators}
+        kept = {"model": self.model, "unknown": self.unknown, "own": self._own_state()}
+        return super().__getstate__() | kept
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copy, whose hooks hang in its own model."""
-        generators = state.pop("generators", None)
+        own = state.pop("own", None)
         super().__setstate__(state)
-        if generators is not None:  # torch calls this too when it loads a state dictionary
+        if own is not None:  # torch calls this too when it loads a state dictionary
+            self.options = own["options"]
             self._attach()
-            self.generator.set_state(generators[0])
-            self.rows.generator.set_state(generators[1])
+            self._load_own_state(own)
 
 
 class _Hook:
