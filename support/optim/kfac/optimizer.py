@@ -24,7 +24,9 @@ from support.optim.base import (
 )
 from support.optim.kfac import fisher as output_gradients
 from support.optim.kfac.algebra import damped_inverses
-from support.optim.kfac.layers import LSTM, Block, Rows, Use, kind_of
+from support.optim.kfac.blocks import Block, Rows, Use
+from support.optim.kfac.layers import kind_of
+from support.optim.kfac.lstm import LSTM
 
 SHARINGS = ("expand", "reduce")
 UNKNOWN = ("warn", "ignore", "raise")
@@ -181,7 +183,7 @@ class KFAC(Method):
             self.options["sharing"], self.options["rows"], self.options["seed"]
         )
         self._uses: list[Use] = []
-        self._terms = self._passes = 0
+        self._counts, self._terms, self._passes = False, 0, 0
         blocks: dict[int, Block] = {}
 
         def block(weight: Tensor, bias: Tensor | None, groups: int = 1) -> Block:
@@ -194,22 +196,25 @@ class KFAC(Method):
                 hook = _Hook(self, "_after_layer")
                 module.register_forward_hook(hook, with_kwargs=True)
         self.blocks = list(blocks.values())
-        self.model.register_forward_hook(_Hook(self, "_after_model"), with_kwargs=True)
+        self.model.register_forward_pre_hook(_Hook(self, "_before_model"))
+        self.model.register_forward_hook(_Hook(self, "_after_model"))
 
-    def _wants_statistics(self) -> bool:
-        return torch.is_grad_enabled() and self.steps % self.options["factor_interval"] == 0
+    def _before_model(self, model: nn.Module, inputs: tuple) -> None:
+        """Decide whether this pass counts; layers that are called outside of the model never do."""
+        due = self.steps % self.options["factor_interval"] == 0
+        self._counts = due and torch.is_grad_enabled()
+        self._uses = []
 
     def _after_layer(
         self, module: nn.Module, inputs: tuple, kwargs: dict, output: Any
     ) -> Any:
         """Take the inputs of a layer, and prepare to take the gradient in its output."""
-        if not self._wants_statistics():
+        if not self._counts:
             return None
         layer = self.layers[module]
         with record_function("KFAC: factors"):
             if isinstance(layer, LSTM):
-                with torch.enable_grad():
-                    output, uses = layer.run(module, inputs, kwargs)
+                output, uses = layer.run(module, inputs, kwargs)
             else:
                 with torch.no_grad():
                     uses = [layer.use(module, inputs, kwargs, output)]
@@ -222,13 +227,12 @@ class KFAC(Method):
                 self._uses.append((get_gradient_edge(tensor), columns))
         return output
 
-    def _after_model(
-        self, model: nn.Module, inputs: tuple, kwargs: dict, output: Any
-    ) -> None:
+    def _after_model(self, model: nn.Module, inputs: tuple, output: Any) -> None:
         """Send the gradients of sampled labels, or all columns of a root of the Hessian, back through the
         network."""
-        if not self._wants_statistics():
+        if not self._counts:
             return
+        self._counts = False
         if not isinstance(output, Tensor):
             raise TypeError(
                 f"K-FAC needs a model that returns one tensor; got {type(output).__name__}"
@@ -304,8 +308,8 @@ class KFAC(Method):
         """Let the sums since the last step enter the running averages."""
         if not self._passes:
             raise RuntimeError(
-                "K-FAC takes its statistics from model(inputs), "
-                "and has seen no call with gradients on since the last step"
+                "K-FAC takes its statistics from the forward passes of the model, "
+                "and has seen none with gradients switched on since the last step"
             )
         for block in self.blocks:
             if block.inputs is not None and block.gradients is not None:
