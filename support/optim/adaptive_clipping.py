@@ -1,5 +1,6 @@
 """Adaptive gradient clipping: each unit's gradient is bounded relative to the unit's own weights."""
 
+import math
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from support.optim.base import check_choice, check_number, present, wide
+from support.optim.clipping import at_most_one
 from support.optim.wrapper import Wrapper
 
 UNITS = ("unit", "layer", "element")
@@ -62,15 +64,12 @@ class AdaptiveClipping(Wrapper):
     def change_gradients(self) -> None:
         """Clip the gradients in place."""
         for group in self.param_groups:
-            params = present(group) if group["ratio"] < float("inf") else []
-            if params:
-                g = [parameter.grad for parameter in params]
-                bounds = [_norm(parameter, group["unit"]) for parameter in params]
-                torch._foreach_clamp_min_(bounds, group["floor"])
-                torch._foreach_mul_(bounds, group["ratio"])
-                torch._foreach_div_(bounds, [_norm(some, group["unit"]) for some in g])
-                torch._foreach_clamp_max_(bounds, 1.0)
-                torch._foreach_mul_(g, bounds)
+            ratio, floor, unit = (
+                self.own(group, name) for name in ("ratio", "floor", "unit")
+            )
+            for x in present(group) if ratio < math.inf else []:
+                bound = _norm(x, unit).clamp_(min=floor).mul_(ratio)
+                x.grad.mul_(at_most_one(bound, _norm(x.grad, unit)))
 
 
 def _norm(tensor: Tensor, unit: str) -> Tensor:

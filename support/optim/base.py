@@ -30,12 +30,8 @@ class Method(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters, with hyper-parameters of its own if it names any."""
         self.check(self.defaults | param_group)
+        check_real(param_group)
         super().add_param_group(param_group)
-        for parameter in self.param_groups[-1]["params"]:
-            if parameter.is_complex():
-                raise ValueError(
-                    f"parameters must be real; got one of type {parameter.dtype}"
-                )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state; unlike ``torch.optim`` does, none of its tensors is cast to the parameter's type."""
@@ -161,10 +157,26 @@ def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
         raise ValueError(f"{name} must be one of {listed}; got {value!r}")
 
 
+def check_real(param_group: dict[str, Any]) -> None:
+    """Raise ``ValueError`` if a parameter of a group is complex."""
+    params = param_group["params"]
+    params = param_group["params"] = (
+        [params] if isinstance(params, Tensor) else list(params)
+    )
+    for parameter in params:
+        tensor = (
+            parameter[1] if isinstance(parameter, tuple) else parameter
+        )  # named, or not
+        if isinstance(tensor, Tensor) and tensor.is_complex():
+            raise ValueError(f"parameters must be real; got one of type {tensor.dtype}")
+
+
 def _copy(value: Any, device: torch.device) -> Any:
-    """Copy tensors, also inside lists, to a device."""
+    """Copy tensors, also inside lists and dictionaries, to a device."""
     if isinstance(value, Tensor):
         return value.detach().to(device, copy=True)
     if isinstance(value, list):
         return [_copy(part, device) for part in value]
+    if isinstance(value, dict):
+        return {name: _copy(part, device) for name, part in value.items()}
     return value

@@ -63,23 +63,34 @@ def clipped(
     if kind == "norm":
         norms = [total_norm(gradients) if norm is None else norm] * len(gradients)
     else:
-        norms = torch._foreach_norm(gradients)
+        norms = [total_norm([gradient]) for gradient in gradients]
     if gradients[0].device.type == "cpu":
-        return gradients, (level / norms[0]).clamp(max=1.0).item()
+        return gradients, at_most_one(level, norms[0]).item()
     factors = [
-        (level / own.to(gradient.device)).clamp(max=1.0)
+        at_most_one(level, own.to(gradient.device))
         for own, gradient in zip(norms, gradients, strict=True)
     ]
     return torch._foreach_mul(gradients, factors), 1.0
 
 
+def at_most_one(level: float | Tensor, norm: Tensor) -> Tensor:
+    """Return min(1, level / norm), and NaN for an infinite norm: what it scales must not look healthy."""
+    return torch.where(norm.isinf(), torch.nan, (level / norm).clamp(max=1.0))
+
+
 def total_norm(tensors: Sequence[Tensor]) -> Tensor:
-    """Return the Euclidean norm of all tensors together (0 if there are none)."""
+    """Return the Euclidean norm of all tensors together (0 if there are none).
+
+    On the CPU it is computed again in float64 if the squares have overflown; elsewhere it is infinite then.
+    """
     if not tensors:
         return torch.zeros(())
     norms = torch._foreach_norm(tensors)
     device, dtype = norms[0].device, max((n.dtype for n in norms), key=lambda t: t.itemsize)
-    return torch.linalg.vector_norm(torch.stack([n.to(device, dtype) for n in norms]))
+    norm = torch.linalg.vector_norm(torch.stack([n.to(device, dtype) for n in norms]))
+    if device.type == "cpu" and norm.isinf() and dtype != torch.float64:
+        return total_norm([tensor.double() for tensor in tensors])
+    return norm
 
 
 def norm_over_groups(groups: Sequence[dict], vectors: Sequence[Sequence[Tensor]]) -> Tensor:

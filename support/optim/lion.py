@@ -1,6 +1,6 @@
 """Lion: steps of one size in every coordinate, with the sign of an interpolated momentum."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -60,7 +60,7 @@ class Lion(Method):
         """Raise ``ValueError`` if a hyper-parameter of a group is wrong."""
         check_number("lr", group["lr"], "[0, inf)")
         check_number("weight_decay", group["weight_decay"], "[0, inf)")
-        if len(group["betas"]) != 2:
+        if not isinstance(group["betas"], Sequence) or len(group["betas"]) != 2:
             raise ValueError(f"betas must be two numbers; got {group['betas']!r}")
         for beta in group["betas"]:
             check_number("betas", beta, "[0, 1)")
@@ -77,7 +77,7 @@ class Lion(Method):
                 torch._foreach_lerp_(c, g, 1 - beta1)
                 torch._foreach_sign_(c)
                 if group["weight_decay"]:
-                    torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
+                    torch._foreach_add_(c, params, alpha=group["weight_decay"])
                 torch._foreach_add_(params, c, alpha=-lr)
                 torch._foreach_lerp_(m, g, 1 - beta2)
         return loss

@@ -97,15 +97,15 @@ class SAM(Wrapper):
             params = present(group)
             vectors.append(gradients(params))
             metrics.append([])
-            if group["adaptive"] and params:
+            if self.own(group, "adaptive") and params:
                 T = torch._foreach_abs([wide(parameter) for parameter in params])
-                torch._foreach_add_(T, group["eta"])
+                torch._foreach_add_(T, self.own(group, "eta"))
                 vectors[-1], metrics[-1] = torch._foreach_mul(vectors[-1], T), T
         norm = total_norm([vector for some in vectors for vector in some])
         moved: list[Tensor] = []
         for group, some, T in zip(self.param_groups, vectors, metrics, strict=True):
             if some:
-                scale = torch.where(norm == 0, 0.0, group["rho"] / norm)
+                scale = torch.where(norm == 0, 0.0, self.own(group, "rho") / norm)
                 scale = scale.item() if norm.device.type == "cpu" else scale
                 some = torch._foreach_mul(some, T) if T else some
                 moved += torch._foreach_mul(some, scale)

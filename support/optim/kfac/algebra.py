@@ -37,35 +37,28 @@ def damped_inverses(A: Tensor, G: Tensor, damping: float) -> tuple[Tensor, Tenso
     2015, section 6.3), and 1 if one of the traces is zero.
     """
     pi = (_mean_eigenvalue(A) / _mean_eigenvalue(G)).sqrt()
-    pi = torch.where(pi.isfinite() & (pi > 0), pi, 1.0)[:, None]
+    pi = torch.where(pi.isfinite() & (pi > 0), pi, 1.0)
     root = damping**0.5
-    return inverse(shifted(A, pi * root)), inverse(shifted(G, root / pi))
+    return damped_inverse(A, pi * root), damped_inverse(G, root / pi)
 
 
 def _mean_eigenvalue(matrices: Tensor) -> Tensor:
     return matrices.diagonal(dim1=1, dim2=2).mean(1)
 
 
-def shifted(matrices: Tensor, shift: Tensor) -> Tensor:
-    """Return the matrices with a number added to the diagonal of each."""
-    result = matrices.clone()
-    result.diagonal(dim1=1, dim2=2).add_(shift)
-    return result
+def damped_inverse(matrices: Tensor, shifts: Tensor) -> Tensor:
+    """Return the inverses of positive semidefinite matrices of shape (groups, d, d), their diagonals shifted.
 
-
-def inverse(matrices: Tensor) -> Tensor:
-    """Return the inverses of positive definite matrices of shape (groups, d, d), by Cholesky's method.
-
-    If it fails it is tried again in float64. A matrix with a NaN or an infinity gives NaN.
-
-    Raises
-    ------
-    torch.linalg.LinAlgError
-        If a finite matrix is not positive definite in float64 either.
+    Cholesky's method gives them. Where rounding has made a matrix so indefinite that it fails, the eigenvalues
+    are computed in float64, and negative ones count as zero. A matrix with a NaN or an infinity gives NaN.
     """
-    if not matrices.isfinite().all():
+    shifted = matrices.clone()
+    shifted.diagonal(dim1=1, dim2=2).add_(shifts[:, None])
+    if not shifted.isfinite().all():
         return torch.full_like(matrices, torch.nan)
-    factor, failed = torch.linalg.cholesky_ex(matrices)
-    if failed.any():
-        factor = torch.linalg.cholesky(matrices.double())
-    return torch.cholesky_inverse(factor).to(matrices.dtype)
+    factor, failed = torch.linalg.cholesky_ex(shifted)
+    if not failed.any():
+        return torch.cholesky_inverse(factor)
+    eigenvalues, Q = torch.linalg.eigh(matrices.double())
+    powers = 1 / (eigenvalues.clamp(min=0) + shifts.double()[:, None])
+    return ((Q * powers[:, None, :]) @ Q.mT).to(matrices.dtype)

@@ -49,7 +49,8 @@ def exact(output: Tensor, loss: str) -> Iterator[Tensor]:
     places = output.shape[1 + (loss == "cross-entropy") :]
     for place in range(math.prod(places)):
         if loss == "mse":
-            vector = torch.zeros_like(output).flatten(1)
+            vector = torch.zeros_like(output, memory_format=torch.contiguous_format)
+            vector = vector.view(len(output), -1)
             vector[:, place] = (2 / vector.shape[1]) ** 0.5
             yield vector.view_as(output)
             continue

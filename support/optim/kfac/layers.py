@@ -19,6 +19,7 @@ class Linear:
 
     def __init__(self, module: nn.Linear, block: Callable[..., Block], rows: Rows) -> None:
         self.block, self.rows = block(module.weight, module.bias), rows
+        self.blocks = [self.block]
 
     def columns(self, tensor: Tensor, mean: bool) -> Tensor:
         """Return a tensor (examples, ..., d) as columns, its positions averaged or summed if they are
@@ -46,10 +47,15 @@ class Conv2d:
 
     def __init__(self, module: nn.Conv2d, block: Callable[..., Block], rows: Rows) -> None:
         self.block, self.rows = block(module.weight, module.bias, module.groups), rows
+        self.blocks = [self.block]
 
     def use(self, module: nn.Conv2d, inputs: tuple, kwargs: dict, output: Tensor) -> Use:
         """Take the inputs, and return what is needed of the gradients."""
         (given,) = inputs or kwargs.values()
+        if given.ndim != 4:
+            raise ValueError(
+                f"K-FAC needs inputs (N, C, H, W) of a convolution; got {given.shape}"
+            )
         given = wide(given.detach())
         height, width = output.shape[-2:]
         examples, groups = len(output), module.groups

@@ -23,7 +23,7 @@ class LSTM:
 
     def __init__(self, module: nn.LSTM, block: Callable[..., Block], rows: Rows) -> None:
         self.rows = rows
-        self.blocks = []  # for each layer and direction: of the input, of the hidden state
+        self.pairs = []  # for each layer and direction: of the input, of the hidden state
         for layer in range(module.num_layers):
             for suffix in ("", "_reverse")[: 1 + module.bidirectional]:
                 names = (f"{kind}_l{layer}{suffix}" for kind in ("ih", "hh"))
@@ -33,7 +33,8 @@ class LSTM:
                     )
                     for n in names
                 ]
-                self.blocks.append(pair)
+                self.pairs.append(pair)
+        self.blocks = [block for pair in self.pairs for block in pair]
 
     def run(self, module: nn.LSTM, inputs: tuple, kwargs: dict) -> tuple[Any, list[Use]]:
         """Return the output of the layer through the zeros, and what is needed of their gradients."""
@@ -70,10 +71,10 @@ class LSTM:
         self, module: nn.LSTM, layer: int, data: Tensor, sizes: Tensor, start: tuple
     ) -> tuple:
         directions, gates = 1 + module.bidirectional, 4 * module.hidden_size
-        blocks = self.blocks[layer * directions : (layer + 1) * directions]
+        pairs = self.pairs[layer * directions : (layer + 1) * directions]
         probe = data.new_zeros(len(data), directions * gates, requires_grad=True)
         weights = []
-        for index, (of_input, of_hidden) in enumerate(blocks):
+        for index, (of_input, of_hidden) in enumerate(pairs):
             into = torch.zeros(
                 gates, directions * gates, dtype=data.dtype, device=data.device
             )
@@ -94,7 +95,7 @@ class LSTM:
             module.bidirectional,
         )
         hidden = output.detach().unflatten(1, (directions, -1))
-        for index, (of_input, of_hidden) in enumerate(blocks):
+        for index, (of_input, of_hidden) in enumerate(pairs):
             before = torch.cat([start[0][index].detach(), hidden[:, index]])[
                 earlier(sizes, bool(index)).to(data.device)
             ]
@@ -106,7 +107,7 @@ class LSTM:
             parts = wide(g).unflatten(1, (directions, gates)).permute(1, 2, 0)
             return [
                 (block, *self.rows.choose(part[None]))
-                for pair, part in zip(blocks, parts, strict=True)
+                for pair, part in zip(pairs, parts, strict=True)
                 for block in pair
             ]
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
+from torch.nn.utils.rnn import PackedSequence
 from torch.profiler import record_function
 
 from support.optim.base import (
@@ -22,6 +23,7 @@ from support.optim.base import (
     parameters,
     present,
 )
+from support.optim.clipping import at_most_one
 from support.optim.kfac import fisher as output_gradients
 from support.optim.kfac.algebra import damped_inverses
 from support.optim.kfac.blocks import Block, Rows, Use
@@ -183,7 +185,9 @@ class KFAC(Method):
             self.options["sharing"], self.options["rows"], self.options["seed"]
         )
         self._uses: list[Use] = []
-        self._counts, self._terms, self._passes = False, 0, 0
+        self._pass: dict[str, Any] = {}
+        self._stepped: set[int] = set()
+        self._counts, self._passes = False, 0
         blocks: dict[int, Block] = {}
 
         def block(weight: Tensor, bias: Tensor | None, groups: int = 1) -> Block:
@@ -203,15 +207,17 @@ class KFAC(Method):
         """Decide whether this pass counts; layers that are called outside of the model never do."""
         due = self.steps % self.options["factor_interval"] == 0
         self._counts = due and torch.is_grad_enabled()
-        self._uses = []
+        self._uses, self._pass = [], {"terms": 1, "counted": False}
+        self._stepped = {id(parameter) for parameter in parameters(self)}
 
     def _after_layer(
         self, module: nn.Module, inputs: tuple, kwargs: dict, output: Any
     ) -> Any:
         """Take the inputs of a layer, and prepare to take the gradient in its output."""
-        if not self._counts:
-            return None
         layer = self.layers[module]
+        stepped = any(id(block.weight) in self._stepped for block in layer.blocks)
+        if not self._counts or not stepped or not _needs_gradient(output):
+            return None
         with record_function("KFAC: factors"):
             if isinstance(layer, LSTM):
                 output, uses = layer.run(module, inputs, kwargs)
@@ -221,7 +227,9 @@ class KFAC(Method):
         for tensor, columns in uses:
             if self.options["fisher"] == "empirical":
                 tensor.register_hook(
-                    lambda g, columns=columns: self._see(columns, g * self._terms)
+                    lambda g, columns=columns, own=self._pass: self._see(
+                        columns, g * own["terms"], own
+                    )
                 )
             else:  # an edge stays that of the layer when its output is changed in place
                 self._uses.append((get_gradient_edge(tensor), columns))
@@ -238,8 +246,7 @@ class KFAC(Method):
                 f"K-FAC needs a model that returns one tensor; got {type(output).__name__}"
             )
         loss, fisher = self.options["loss"], self.options["fisher"]
-        self._passes += 1
-        self._terms = output_gradients.terms(output, loss)
+        self._pass["terms"] = output_gradients.terms(output, loss)
         uses, self._uses = self._uses, []
         if fisher == "empirical" or not uses:
             return
@@ -257,13 +264,16 @@ class KFAC(Method):
                     )
                 for (_, columns), gradient in zip(uses, found, strict=True):
                     if gradient is not None:
-                        self._see(columns, gradient)
+                        self._see(columns, gradient, self._pass)
 
     @torch.no_grad()
-    def _see(self, columns: Any, gradient: Tensor) -> None:
+    def _see(self, columns: Any, gradient: Tensor, own: dict[str, Any]) -> None:
+        """Add the gradients in the output of a layer from one pass, which counts as soon as it has some."""
+        self._passes += not own["counted"]
+        own["counted"] = True
         with record_function("KFAC: factors"):
             for block, some, share in columns(gradient):
-                block.see_gradients(some, 1 / (self._terms * share))
+                block.see_gradients(some, 1 / (own["terms"] * share))
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Any:
@@ -278,9 +288,8 @@ class KFAC(Method):
         if self.steps % self.options["factor_interval"] == 0:
             with record_function("KFAC: factors"):
                 self._renew_factors()
-        if self.steps % self.options["inverse_interval"] == 0:
-            with record_function("KFAC: inverses"):
-                self._renew_inverses()
+        with record_function("KFAC: inverses"):
+            self._renew_inverses(self.steps % self.options["inverse_interval"] == 0)
         self.steps += 1
         V = {}
         for group in self.param_groups:
@@ -312,7 +321,8 @@ class KFAC(Method):
                 "and has seen none with gradients switched on since the last step"
             )
         for block in self.blocks:
-            if block.inputs is not None and block.gradients is not None:
+            seen = block.inputs is not None and block.gradients is not None
+            if seen and id(block.weight) in self._stepped:
                 state = self.state[block.weight]
                 state["count"] = state.get("count", 0) + 1
                 keep = min(1 - 1 / state["count"], self.options["decay"])
@@ -324,10 +334,11 @@ class KFAC(Method):
             block.forget()
         self._passes = 0
 
-    def _renew_inverses(self) -> None:
+    def _renew_inverses(self, due: bool) -> None:
+        """Compute the inverses that are due, and those of layers that have factors for the first time."""
         for block in self.blocks:
             state = self.state.get(block.weight, {})
-            if "A" in state:
+            if "A" in state and (due or "A_inverse" not in state):
                 state["A_inverse"], state["G_inverse"] = damped_inverses(
                     state["A"], state["G"], self.options["damping"]
                 )
@@ -345,7 +356,7 @@ class KFAC(Method):
                 U |= dict(block.part(found))
         kappa = self.options["norm_constraint"]
         if kappa is not None and products:
-            scale = (kappa / torch.stack(products).sum()).sqrt().clamp(max=1.0)
+            scale = at_most_one(kappa**0.5, torch.stack(products).sum().sqrt())
             U = {parameter: scale * direction for parameter, direction in U.items()}
         return {parameter: U[parameter] for parameter in U if parameter in V}
 
@@ -386,6 +397,13 @@ class KFAC(Method):
             self.options = own["options"]
             self._attach()
             self._load_own_state(own)
+
+
+def _needs_gradient(output: Any) -> bool:
+    """Tell whether a backward pass reaches the output of a layer."""
+    first = output[0] if isinstance(output, tuple) else output
+    first = first.data if isinstance(first, PackedSequence) else first
+    return first.requires_grad
 
 
 class _Hook:
