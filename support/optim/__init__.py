@@ -5,6 +5,7 @@ The lectures derive the methods and check that these are they.
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -43,19 +44,31 @@ __all__ = [
 Constructor = Callable[..., Optimizer]
 
 
-def around(wrapper: Constructor, **fixed: Any) -> Constructor:
-    """Return a constructor of a wrapper around the optimizer that ``base`` names (``"sgd"`` unless given).
+@dataclass(frozen=True)
+class Around:
+    """Constructor of a wrapper around the optimizer that ``base`` names, with hyper-parameters of both."""
 
-    It takes the hyper-parameters of both.
-    """
+    wrapper: Constructor
+    fixed: Mapping[str, Any] = field(default_factory=dict)
 
-    def build(model: nn.Module, base: str = "sgd", **hyper: Any) -> Optimizer:
-        own = set(hyper_parameters(wrapper)) - set(fixed)
-        inner = make(base, model, **{k: v for k, v in hyper.items() if k not in own})
-        return wrapper(inner, **fixed, **{k: v for k, v in hyper.items() if k in own})
+    def __call__(self, model: nn.Module, base: str = "sgd", **hyper: Any) -> Optimizer:
+        """Build it around an optimizer of :data:`OPTIMIZERS`."""
+        return self.build(model, OPTIMIZERS, base, **hyper)
 
-    build.wrapper, build.fixed = wrapper, fixed
-    return build
+    def build(
+        self,
+        model: nn.Module,
+        optimizers: Mapping[str, Constructor],
+        base: str,
+        **hyper: Any,
+    ) -> Optimizer:
+        """Build it around one of the given optimizers."""
+        own = {name: hyper.pop(name) for name in self.names() if name in hyper}
+        return self.wrapper(make(base, model, optimizers, **hyper), **self.fixed, **own)
+
+    def names(self) -> list[str]:
+        """Return the hyper-parameters of the wrapper itself."""
+        return [name for name in hyper_parameters(self.wrapper) if name not in self.fixed]
 
 
 OPTIMIZERS: dict[str, Constructor] = {
@@ -79,10 +92,10 @@ OPTIMIZERS: dict[str, Constructor] = {
     "lion": Lion,
     "shampoo": Shampoo,
     "kfac": KFAC,
-    "sam": around(SAM),
-    "asam": around(SAM, adaptive=True),
-    "adaptive_clipping": around(AdaptiveClipping),
-    "gradient_noise": around(GradientNoise),
+    "sam": Around(SAM),
+    "asam": Around(SAM, {"adaptive": True}),
+    "adaptive_clipping": Around(AdaptiveClipping),
+    "gradient_noise": Around(GradientNoise),
 }
 """Name in a configuration -> constructor, called with the model if that is the name of its first argument,
 otherwise with the parameters, and with the hyper-parameters."""
@@ -104,34 +117,39 @@ def make(
     ValueError
         If there is no such optimizer, or it has no such hyper-parameter; the message lists the right ones.
     """
+    constructor = _look_up(name, optimizers)
+    signature = inspect.signature(constructor).parameters
+    known, takes_any = hyper_parameters(constructor), False
+    if isinstance(constructor, Around):
+        everything = {**OPTIMIZERS, **optimizers}
+        base = hyper.setdefault("base", "sgd")
+        known += hyper_parameters(_look_up(base, everything))
+        build = partial(constructor.build, model, everything)
+    else:
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.values())
+        takes_model = next(iter(signature)) == "model"
+        build = partial(constructor, model if takes_model else model.parameters())
+    for argument in hyper:
+        if argument not in known and not takes_any:
+            raise ValueError(
+                f"{name} has no hyper-parameter {argument!r}; it has {', '.join(known)}"
+            )
+    return build(**hyper)
+
+
+def _look_up(name: str, optimizers: Mapping[str, Constructor]) -> Constructor:
     if name not in optimizers:
         raise ValueError(
             f"no optimizer is called {name!r}; there are {', '.join(sorted(optimizers))}"
         )
-    constructor = optimizers[name]
-    signature = inspect.signature(constructor).parameters
-    known = hyper_parameters(constructor, hyper.get("base", "sgd"))
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.values())
-    for argument in hyper:
-        if argument not in known and not (
-            takes_any and not hasattr(constructor, "wrapper")
-        ):
-            raise ValueError(
-                f"{name} has no hyper-parameter {argument!r}; it has {', '.join(known)}"
-            )
-    takes_model = next(iter(signature)) == "model"
-    return constructor(model if takes_model else model.parameters(), **hyper)
+    return optimizers[name]
 
 
-def hyper_parameters(constructor: Constructor, base: str = "sgd") -> list[str]:
-    """Return the names of the hyper-parameters that a constructor takes, those of a wrapper around ``base``
-    first."""
-    if not hasattr(constructor, "wrapper"):
-        return list(inspect.signature(constructor).parameters)[1:]
-    own = [
-        name
-        for name in hyper_parameters(constructor.wrapper)
-        if name not in constructor.fixed
-    ]
-    inner = hyper_parameters(OPTIMIZERS[base]) if base in OPTIMIZERS else []
-    return ["base", *own, *inner]
+def hyper_parameters(constructor: Constructor) -> list[str]:
+    """Return the names of the hyper-parameters that a constructor takes after the model or the parameters.
+
+    Those of the wrapped optimizer of a wrapper are not among them.
+    """
+    if isinstance(constructor, Around):
+        return ["base", *constructor.names()]
+    return list(inspect.signature(constructor).parameters)[1:]

@@ -48,7 +48,8 @@ class Method(Optimizer):
     def copies(self, batch: Sequence[Tensor]) -> list[Tensor]:
         """Return copies of a batch of tensors, to be used before the next call.
 
-        On the CPU they share one memory that is kept: to ask the system for new memory costs more than the copying.
+        On the CPU they share one memory that is kept: to ask the system for new memory costs more than the
+        copying.
         """
         if batch[0].device.type != "cpu":
             return torch._foreach_mul(batch, 1.0)
@@ -86,8 +87,8 @@ def gradients(present: Sequence[Tensor]) -> list[Tensor]:
 def batches(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
     """Return the tensors in lists to be worked on together.
 
-    On the CPU each comes alone, and stays in the cache from one operation to the next; elsewhere all come at once,
-    so that few kernels are launched.
+    On the CPU each comes alone, and stays in the cache from one operation to the next; elsewhere all come at
+    once, so that few kernels are launched.
     """
     alone = bool(tensors) and tensors[0].device.type == "cpu"
     return [[tensor] for tensor in tensors] if alone else [list(tensors)] if tensors else []

@@ -13,9 +13,10 @@ from support.optim.base import Closure, check_real
 class Wrapper(Optimizer):
     """An optimizer around another, ``optimizer``, whose parameter groups and state it shows as its own.
 
-    So schedulers may be attached to either. Its own hyper-parameters stand in the same groups, under their names;
-    with the name of the class and an underscore before them where the wrapped optimizer has one of that name too. ``state_dict()`` is the one of the
-    wrapped optimizer with an entry ``wrappers``, a list with what each wrapper keeps, the innermost first.
+    So schedulers may be attached to either. Its own hyper-parameters stand in the same groups under their
+    names; where the wrapped optimizer has one of that name too, with the class and an underscore before it.
+    ``state_dict()`` is that of the wrapped optimizer with an entry ``wrappers``, a list with what each
+    wrapper keeps, the innermost first.
     """
 
     def __init__(self, optimizer: Optimizer, own: dict[str, Any]) -> None:
@@ -56,7 +57,10 @@ class Wrapper(Optimizer):
 
     def own(self, group: dict[str, Any], name: str) -> Any:
         """Return a hyper-parameter of the wrapper in a group."""
-        return group[self.keys[name]]
+        key = self.keys[name]
+        return group.get(
+            key, self.defaults[key]
+        )  # the wrapped optimizer may have got a group
 
     def check(self, own: dict[str, Any]) -> None:
         """Raise ``ValueError`` if a hyper-parameter of the wrapper is wrong."""

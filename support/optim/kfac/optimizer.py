@@ -187,7 +187,7 @@ class KFAC(Method):
         self._uses: list[Use] = []
         self._pass: dict[str, Any] = {}
         self._stepped: set[int] = set()
-        self._counts, self._passes = False, 0
+        self._counts, self._forwards, self._passes = False, 0, 0
         blocks: dict[int, Block] = {}
 
         def block(weight: Tensor, bias: Tensor | None, groups: int = 1) -> Block:
@@ -246,6 +246,7 @@ class KFAC(Method):
                 f"K-FAC needs a model that returns one tensor; got {type(output).__name__}"
             )
         loss, fisher = self.options["loss"], self.options["fisher"]
+        self._forwards += 1
         self._pass["terms"] = output_gradients.terms(output, loss)
         uses, self._uses = self._uses, []
         if fisher == "empirical" or not uses:
@@ -315,7 +316,7 @@ class KFAC(Method):
 
     def _renew_factors(self) -> None:
         """Let the sums since the last step enter the running averages."""
-        if not self._passes:
+        if not self._forwards:
             raise RuntimeError(
                 "K-FAC takes its statistics from the forward passes of the model, "
                 "and has seen none with gradients switched on since the last step"
@@ -332,7 +333,7 @@ class KFAC(Method):
                 ):
                     state[name] = state[name].lerp_(new, 1 - keep) if name in state else new
             block.forget()
-        self._passes = 0
+        self._forwards = self._passes = 0
 
     def _renew_inverses(self, due: bool) -> None:
         """Compute the inverses that are due, and those of layers that have factors for the first time."""
