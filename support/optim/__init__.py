@@ -118,22 +118,21 @@ def make(
         If there is no such optimizer, or it has no such hyper-parameter; the message lists the right ones.
     """
     constructor = _look_up(name, optimizers)
-    signature = inspect.signature(constructor).parameters
-    known, takes_any = hyper_parameters(constructor), False
+    known, inner = hyper_parameters(constructor), constructor
     if isinstance(constructor, Around):
-        everything = {**OPTIMIZERS, **optimizers}
-        base = hyper.setdefault("base", "sgd")
-        known += hyper_parameters(_look_up(base, everything))
+        everything, base = {**OPTIMIZERS, **optimizers}, hyper.setdefault("base", "sgd")
         build = partial(constructor.build, model, everything)
+        while isinstance(inner, Around):  # a wrapper around a wrapper is one around SGD
+            inner, base = _look_up(base, everything), "sgd"
+            known += hyper_parameters(inner)
     else:
-        takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.values())
-        takes_model = next(iter(signature)) == "model"
+        takes_model = next(iter(inspect.signature(constructor).parameters)) == "model"
         build = partial(constructor, model if takes_model else model.parameters())
+    kinds = {p.kind for p in inspect.signature(inner).parameters.values()}
     for argument in hyper:
-        if argument not in known and not takes_any:
-            raise ValueError(
-                f"{name} has no hyper-parameter {argument!r}; it has {', '.join(known)}"
-            )
+        if argument not in known and inspect.Parameter.VAR_KEYWORD not in kinds:
+            right = ", ".join(dict.fromkeys(known))
+            raise ValueError(f"{name} has no hyper-parameter {argument!r}; it has {right}")
     return build(**hyper)
 
 

@@ -27,9 +27,9 @@ class SAM(Wrapper):
     :math:`\bar\epsilon = \rho\, T^2 \nabla L / \lVert T \nabla L \rVert_2`. Where the gradient is zero
     nothing is perturbed.
 
-    The closure is called twice in each step, and must compute the same loss. Buffers that a network changes
-    in training (running means and variances of batch normalisation) are changed by the first call only.
-    Afterwards ``grad`` holds :math:`g`.
+    The closure is called twice in each step; it must clear the gradients and compute the same loss. Buffers
+    that a network changes in training (running means and variances of batch normalisation) are changed by
+    the first call only. Afterwards ``grad`` holds :math:`g`.
 
     Parameters
     ----------

@@ -31,8 +31,8 @@ r"""Name -> constructor, called with the optimizer (M54-M56).
 class Snapshots:
     """A scheduler that keeps a copy of the network before each rise of a step size (M57).
 
-    It may stand wherever its scheduler may. A cosine with restarts rises after each cycle, the last
-    one included; other schedules never rise.
+    :func:`support.training.fit` takes it for a scheduler. A cosine with restarts rises after each cycle, the
+    last one included. A warm-up rises too: a copy is taken at each of its steps.
 
     Parameters
     ----------
