@@ -10,7 +10,7 @@ TWO = -q -n 2 --dist loadscope
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help book test browser lint unit pages site run lab bench publish outputs picture address format clean
+.PHONY: help book test browser lint unit pages site run lab bench mutants publish outputs picture address format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -27,8 +27,11 @@ run: $(STAMP)  ## run an experiment: NOTEBOOK=mnist_lenet ARGS="-p scale quick"
 lab: $(STAMP)  ## open the pages in JupyterLab
 	@$(BIN)/jupyter lab
 
-bench: $(STAMP)  ## measure the training loop beside others
-	@$(BIN)/python -m tools.benchmark
+bench: $(STAMP)  ## measure training loop and optimizers beside others: ARGS="--only lenet5 --rounds 5"
+	@$(BIN)/python -m tools.benchmark $(ARGS)
+
+mutants: $(STAMP)  ## put bugs into the optimizers, one at a time, and see whether the tests find them
+	@$(BIN)/python -m tools.mutants $(ARGS)
 
 publish: $(STAMP)  ## put finished runs into support/results: NOTEBOOK=mnist_lenet STORE=runs/mnist_lenet
 	@$(BIN)/python -m tools.publish "$(NOTEBOOK)" "$(STORE)"
@@ -47,7 +50,7 @@ format: $(STAMP)  ## correct the style of code and notebooks
 	@$(BIN)/ruff format .
 
 clean:  ## remove all that was built; .venv and runs stay
-	@rm -rf _build build dist book/claims.md *.egg-info .pytest_cache .ruff_cache .hypothesis
+	@rm -rf _build build dist book/claims.md book/optimizers.md *.egg-info .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 # The parts of `make test`.

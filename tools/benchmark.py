@@ -1,15 +1,13 @@
 """Benchmarks, measured side by side in one run: ``make bench`` writes them to ``support/results``.
 
 Each row compares variants of the same work. They take turns, round after round, so that a change in the
-machine's speed hits all of them; the table holds the median time of each and its ratio to the first.
+machine's speed hits all of them. Here stands the training loop: the table holds the median time of each way
+and its ratio to the first. The optimizers are measured after it (``tools/benchmark_optimizers.py``).
 """
 
-import argparse
-import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -20,6 +18,7 @@ from torchvision import datasets, transforms
 from support import data, models, sweep, training
 from support.data import files
 from support.records import RESULTS
+from tools import benchmark_optimizers, timing
 
 BATCH, STEPS = 100, 60
 
@@ -93,57 +92,43 @@ def usual(root: str | None, device: str) -> Callable[[], None]:
     return run
 
 
-def measure(
-    variants: dict[str, Callable[[], None]], rounds: int, device: str
-) -> dict[str, float]:
-    """Return the median seconds of each variant over rounds in which all take turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for current in range(rounds + 1):  # the first round warms up
-        for name, run in variants.items():
-            began = time.perf_counter()
-            run()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            if current:
-                seconds[name].append(time.perf_counter() - began)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+def bench(root: str | None, rounds: int, device: str) -> pd.DataFrame:
+    """Measure the training loop, and return one row a variant."""
+    variants = training_loop(root, device)
+    seconds = timing.measure(list(variants.values()), rounds, device)
+    medians = np.median(seconds, axis=0)
+    rows = [
+        {
+            "benchmark": "LeNet-5, MNIST, batch 100, one step",
+            "variant": name,
+            "milliseconds": round(1000 * value / STEPS, 3),
+            "time relative to bare": round(value / medians[0], 3),
+            "rounds": rounds,
+            **sweep.environment(device),
+        }
+        for name, value in zip(variants, medians, strict=True)
+    ]
+    return pd.DataFrame(rows)
 
 
 def main() -> None:
-    """Measure and write ``support/results/benchmarks/training.csv``."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--root", help="folder of the data sets")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    arguments = parser.parse_args()
-    medians = measure(
-        training_loop(arguments.root, arguments.device), arguments.rounds, arguments.device
+    """Measure what is asked for, and write it to ``support/results/benchmarks``."""
+    parser = timing.options(__doc__, ["training", *benchmark_optimizers.BENCHMARKS])
+    parser.add_argument("--root", help="folder of the data sets, for the training loop")
+    parser.add_argument(
+        "--methods", nargs="+", metavar="NAME", help="how the names of the optimizers begin"
     )
-    first = next(iter(medians.values()))
-    table = pd.DataFrame(
-        [
-            {
-                "benchmark": "LeNet-5, MNIST, batch 100, one step",
-                "variant": name,
-                "milliseconds": round(1000 * value / STEPS, 3),
-                "time relative to bare": round(value / first, 3),
-                "rounds": arguments.rounds,
-                **sweep.environment(arguments.device),
-            }
-            for name, value in medians.items()
-        ]
-    )
-    write(table, RESULTS / "benchmarks" / "training.csv")
-    print(table.iloc[:, :4].to_string(index=False))
-
-
-def write(table: pd.DataFrame, target: Path) -> None:
-    """Write the table; rows of the same benchmark on other devices are kept."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.is_file():
-        old = pd.read_csv(target)
-        table = pd.concat([old[old["device"] != table["device"].iloc[0]], table])
-    table.to_csv(target, index=False, lineterminator="\n")
+    given = parser.parse_args()
+    try:
+        chosen = benchmark_optimizers.choose(given.methods)
+    except ValueError as error:
+        parser.error(str(error))
+    if "training" in given.only:
+        table = bench(given.root, given.rounds or 15, given.device)
+        target = RESULTS / "benchmarks" / "training.csv"
+        timing.write(timing.joined(table, target), target)
+        print(table.iloc[:, :4].to_string(index=False))
+    benchmark_optimizers.run(given.only, chosen, given.rounds, given.device)
 
 
 if __name__ == "__main__":

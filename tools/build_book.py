@@ -1,4 +1,4 @@
-"""Build the book: execute what changed, collect the verdicts, render the site with warnings as errors.
+"""Build the book: execute what changed, write the generated pages, render the site with warnings as errors.
 
 A page is executed again when its own code changes, and all of them when ``support/`` or the pins change:
 jupyter-cache looks at the cells only, so that the cache is emptied then.
@@ -19,6 +19,8 @@ import pandas as pd
 from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn, JupyterCacheAbstract
 from jupyter_cache.executors.utils import ExecutionResult, single_nb_execution
+
+from tools import optimizers_page
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / "_build" / ".jupyter_cache"
@@ -174,7 +176,12 @@ def write_claims(executed: dict[Path, nbformat.NotebookNode]) -> None:
         lines += [f"## {claim}", "", f"{hypothesis} *({source})*", "", *rows[claim], ""]
     waiting = [claim for claim in claims.index if claim not in rows]
     lines += ["## No page yet", "", ", ".join(waiting) + ".", ""]
-    target, text = ROOT / "book" / "claims.md", "\n".join(lines)
+    write_page("claims", "\n".join(lines))
+
+
+def write_page(name: str, text: str, root: Path = ROOT) -> None:
+    """Write a generated page into ``book/``, unless it stands there already: Sphinx reads what is new."""
+    target = root / "book" / f"{name}.md"
     if not target.is_file() or target.read_text(encoding="utf-8") != text:
         target.write_text(text, encoding="utf-8")
 
@@ -214,6 +221,7 @@ def main() -> None:
     """Do all of it and say where the site is."""
     empty_stale_cache()
     write_claims(execute())
+    write_page("optimizers", optimizers_page.text())
     remove_left_over_pages()
     render()
     print(f"\nOpen {ROOT / '_build' / 'html' / 'index.html'}")

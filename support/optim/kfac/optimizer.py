@@ -59,7 +59,8 @@ class KFAC(Method):
 
     Known layers are ``nn.Linear``, ``nn.Conv2d`` (with stride, dilation, all kinds of padding, groups) and
     ``nn.LSTM`` (all but ``proj_size``). Other parameters take a step of SGD with the same learning rate,
-    momentum and decay. NaN or infinities make what they touch NaN.
+    momentum and decay. NaN or infinities make what they touch NaN. While the sampled labels are sent back,
+    hooks on activations fire once more; an LSTM draws the dropout between its layers a second time.
 
     Parameters
     ----------
