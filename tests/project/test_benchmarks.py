@@ -1,0 +1,205 @@
+"""The benchmarks take turns, count whole periods, and keep what was measured on other devices."""
+
+import time
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from torch.profiler import record_function
+
+from tools import benchmark_optimizers as bench
+from tools import timing
+from tools.optimizer_variants import NEVER, OURS, REFERENCE, Kind, Method, methods
+
+COLUMNS = [
+    "benchmark",
+    "method",
+    "implementation",
+    "milliseconds",
+    "ratio",
+    "lower",
+    "upper",
+    "target",
+    "numbers per parameter",
+    "bytes per parameter",
+    "measured",
+    "rounds",
+]
+PROFILE = ["benchmark", "method", "part", "milliseconds", "share"]
+ENVIRONMENT = ["device", "threads", "python", "torch", "commit"]
+
+
+def test_all_take_turns_and_the_first_round_is_not_counted():
+    order = []
+    turns = [lambda: order.append("a"), lambda: order.append("b"), lambda: time.sleep(0.01)]
+    seconds = timing.measure(turns, 3, "cpu")
+    assert order == ["a", "b"] * 4
+    assert seconds.shape == (3, 3)
+    assert (seconds[:, 2] >= 0.01).all()
+    assert (seconds[:, :2] < 0.01).all()
+
+
+def test_rows_stay_where_their_keys_do_not_occur_again(tmp_path):
+    target = tmp_path / "new" / "table.csv"
+    old = pd.DataFrame(
+        {"device": ["a", "a", "b"], "method": ["x", "y", "x"], "ms": [1, 2, 3]}
+    )
+    timing.write(timing.joined(old, target), target)
+    new = pd.DataFrame({"device": ["a"], "method": ["x"], "ms": [4]})
+    both = timing.joined(new, target, ("device", "method"))
+    assert both["ms"].tolist() == [2, 3, 4]
+    assert timing.joined(new, target)["ms"].tolist() == [3, 4]
+
+
+def small():
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 10))
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    """Put a small network in the place of both, and the tables into a temporary folder."""
+    rows = {
+        "lenet5": bench.Benchmark("whole", small, (1, 2, 2), 1, 2, 1, True),
+        "resnet18": bench.Benchmark("kinds", small, (1, 2, 2), 1, 2, 1, False),
+        "optimizer": bench.Benchmark("alone", small, None, 1, 2, 1, True, ("SAM", "K-FAC")),
+    }
+    monkeypatch.setattr(bench, "BENCHMARKS", rows)
+    ranks = {row.title: rank for rank, row in enumerate(rows.values())}
+    monkeypatch.setitem(bench.RANKS, "benchmark", ranks)
+    monkeypatch.setattr(bench, "TABLE", tmp_path / "optimizers.csv")
+    monkeypatch.setattr(bench, "PROFILE", tmp_path / "optimizers_profile.csv")
+    return tmp_path
+
+
+def test_the_tables_have_a_row_for_each_method(tiny):
+    bench.run(list(bench.BENCHMARKS), bench.choose())
+    table = pd.read_csv(bench.TABLE)
+    assert list(table) == COLUMNS + ENVIRONMENT
+    assert (table["ratio"] > 0).all()
+    assert (table["lower"] <= table["ratio"]).all()
+    assert (table["ratio"] <= table["upper"]).all()
+    rows = {(m.name, m.implementation) for m in methods()}
+    for _, some in table[table["benchmark"] != "alone"].groupby("benchmark"):
+        assert set(zip(some["method"], some["implementation"], strict=True)) == rows
+    alone = set(table.loc[table["benchmark"] == "alone", "method"])
+    assert not {name for name in alone if name.startswith(("SAM", "K-FAC"))}
+    whole = table[table["benchmark"] == "whole"].set_index(["method", "implementation"])
+    kept = whole["numbers per parameter"]
+    assert kept[REFERENCE].item() == kept["SAM", OURS] == kept["AGC", OURS] == 1
+    assert kept["clipped-SSTM", OURS] == 2
+    assert kept["K-FAC 1/1", OURS] > 2
+    assert (whole["bytes per parameter"] - 4 * kept).abs().max() < 4e-3
+    profile = pd.read_csv(bench.PROFILE)
+    assert list(profile) == PROFILE + ENVIRONMENT
+    sums = profile.groupby(["benchmark", "method"])["share"].sum()
+    assert sums.between(0.98, 1.02).all()
+    assert set(profile["method"]) == {m.name for m in methods() if m.implementation == OURS}
+
+
+def test_a_part_can_be_measured_again(tiny):
+    bench.run(["lenet5"], bench.choose(["lion", "AGC"]))
+    first = pd.read_csv(bench.TABLE)
+    assert set(first["method"]) == {REFERENCE, "Lion", "AGC"}
+    bench.run(["lenet5"], bench.choose(["lion"]), rounds=2)
+    again = pd.read_csv(bench.TABLE)
+    assert again["method"].tolist() == first["method"].tolist()
+    assert set(again.loc[again["rounds"] == 2, "method"]) == {REFERENCE, "Lion"}
+    with pytest.raises(
+        ValueError, match=r"begins with 'adamw'; there are SGD with momentum, "
+    ):
+        bench.choose(["Lion", "AdamW"])
+
+
+@pytest.mark.parametrize("method", [m for m in methods() if m.kinds], ids=lambda m: m.name)
+def test_a_period_consists_of_its_kinds_of_steps(method):
+    """Count in a period which steps have new factors, inverses or roots."""
+
+    def what(step, hyper):
+        return tuple(step % interval == 0 for interval in hyper.values())
+
+    steps = [what(step, method.hyper) for step in range(method.period)]
+    for kind in method.kinds:
+        share = steps.count(what(NEVER // 2 * 2 - 1, kind.hyper)) / len(steps)
+        assert share == pytest.approx(kind.share)
+    assert sum(kind.share for kind in method.kinds) == pytest.approx(1)
+
+
+def test_a_turn_covers_whole_periods():
+    for method in methods():
+        runner = bench.Runner(
+            bench.Benchmark("", small, (1, 2, 2), 1, 20, 10, True),
+            method, Kind(1.0, method.hyper), "cpu",
+        )  # fmt: skip
+        assert runner.steps % method.period == 0
+        assert runner.steps >= 10
+
+
+def test_time_is_counted_under_the_innermost_label():
+    def run():
+        with record_function("Optimizer.step#Some.step"):
+            time.sleep(0.01)
+            with record_function(bench.GRADIENT), record_function("Optimizer.zero_grad#"):
+                time.sleep(0.02)
+                with record_function("KFAC: factors"):
+                    time.sleep(0.04)
+
+    enter = record_function.__enter__
+    seconds = bench.spent_in_parts(SimpleNamespace(run=run), "cpu")
+    assert record_function.__enter__ is enter
+    expected = {
+        "Some.step": 0.01,
+        bench.GRADIENT: 0.02,
+        "KFAC: factors": 0.04,
+        bench.REST: 0,
+    }
+    assert seconds == pytest.approx(expected, abs=8e-3)
+
+
+def test_state_is_counted_once_wherever_it_stands():
+    model = nn.Linear(3, 2, bias=False)
+    model.weight.grad = torch.ones(2, 3)
+    whole = torch.zeros(10, dtype=torch.double)
+    state = {
+        "step": 3,
+        "lists": [[whole[:5], (whole[5:],)], {"a": torch.zeros(2)}],
+        "itself": [model.weight.detach(), model.weight.grad],
+    }
+    inner = SimpleNamespace(state={model.weight: state}, scratch=torch.zeros(3))
+    outer = SimpleNamespace(state=inner.state, optimizer=inner)
+    assert bench.size_of_state(outer, model) == (15, 100)
+
+
+def test_the_network_is_the_resnet_of_the_target():
+    model = bench.resnet18()
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+    assert model.layer1(torch.zeros(1, 64, 32, 32)).shape == (1, 64, 32, 32)
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(11.2e6, rel=5e-3)
+
+
+def test_another_package_that_is_missing_is_left_out(monkeypatch):
+    monkeypatch.setattr("tools.optimizer_variants.find_spec", lambda name: None)
+    packages = {m.implementation.split()[0] for m in methods()}
+    assert packages == {OURS, "torch"}
+    assert isinstance(methods()[0], Method)
+
+
+@pytest.mark.skipif(not bench.TABLE.is_file(), reason="nothing has been measured yet")
+def test_the_recorded_table_is_that_of_these_benchmarks():
+    table = pd.read_csv(bench.TABLE)
+    assert list(table) == COLUMNS + ENVIRONMENT
+    assert list(pd.read_csv(bench.PROFILE)) == PROFILE + ENVIRONMENT
+    titles = {b.title: place for place, b in enumerate(bench.BENCHMARKS.values())}
+    assert set(table["benchmark"]) == set(titles)
+    wanted = {
+        (title, method): targets[place]
+        for title, place in titles.items()
+        for method, targets in bench.TARGETS["cpu"].items()
+        if targets[place]
+    }
+    ours = table[
+        (table["implementation"] == OURS) & ~table["device"].str.contains("NVIDIA")
+    ]
+    recorded = ours.dropna(subset="target").set_index(["benchmark", "method"])["target"]
+    assert recorded.to_dict() == wanted
