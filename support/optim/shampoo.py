@@ -18,8 +18,10 @@ from support.optim.base import (
     gradients,
     present,
 )
+from support.optim.gram import gram
 
 GRAFTS = (None, "sgd", "adagrad")
+SMALL = 64  # dimensions whose product is at most this are multiplied in one go
 
 
 class Shampoo(Method):
@@ -175,8 +177,8 @@ def accumulate(state: dict[str, Any], blocks: Sequence[Tensor], eps: float) -> N
     state["step"] += 1
     for block, statistics in zip(blocks, state["statistics"], strict=True):
         for dimension, H in enumerate(statistics):
-            unfolded = block.movedim(dimension, 0).reshape(len(H), -1)
-            H.addmm_(unfolded, unfolded.mT)
+            unfolded = block.movedim(dimension, 0).reshape(1, len(H), -1)
+            H.add_(gram(unfolded)[0])
 
 
 def renew_roots(states: Sequence[dict[str, Any]], eps: float) -> None:
@@ -217,17 +219,24 @@ def precondition(
     """Return the gradient with each of its blocks multiplied by its roots along every dimension."""
     direction = torch.empty_like(gradient, memory_format=torch.contiguous_format)
     for place, block, some in zip(cut(direction, size), blocks, roots, strict=True):
-        place.copy_(multiply(block, some))
+        multiply(block, some, place)
     return direction
 
 
-def multiply(tensor: Tensor, matrices: Sequence[Tensor]) -> Tensor:
-    """Multiply a tensor along each dimension by a symmetric matrix.
+def multiply(tensor: Tensor, matrices: Sequence[Tensor], result: Tensor) -> None:
+    """Multiply a tensor along each dimension by a symmetric matrix, and write it into ``result``.
 
-    Each product contracts the first dimension and puts it last, so that after all of them the order is the
-    old one.
+    Each product contracts the first dimension and puts it last. Small dimensions at the end, as those of the
+    kernels of a convolution, are left to one product with the Kronecker product of their matrices.
     """
-    for matrix in matrices:
+    small, last = 0, torch.ones(1, 1, dtype=tensor.dtype, device=tensor.device)
+    while small < len(matrices) and len(matrices[-1 - small]) * len(last) <= SMALL:
+        small += 1
+        last = torch.kron(matrices[-small], last)
+    for matrix in matrices[: len(matrices) - small]:
         shape = (*tensor.shape[1:], len(matrix))
         tensor = (tensor.reshape(len(matrix), -1).mT @ matrix).reshape(shape)
-    return tensor
+    if small:
+        tensor = (last @ tensor.reshape(len(last), -1)).reshape(tensor.shape)
+    order = [(dimension + small) % tensor.ndim for dimension in range(tensor.ndim)]
+    result.copy_(tensor.permute(order))

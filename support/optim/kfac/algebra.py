@@ -1,32 +1,10 @@
-"""Sums of outer products, damped inverses, and the product of a gradient with them.
+"""Damped inverses of the factors.
 
 Every matrix has a leading dimension for the groups of a convolution; for other layers it is 1.
 """
 
 import torch
 from torch import Tensor
-
-PARTS = 4  # strips into which a large Gram matrix is cut, so that only about 5/8 of it is multiplied out
-LARGE = 256  # rows from which on that pays
-
-
-def gram(columns: Tensor, ones: bool = False) -> Tensor:
-    r"""Return :math:`\sum_r x_r x_r^\top` for the columns of tensors of shape (groups, d, rows).
-
-    With ``ones`` each column has a 1 appended, and the result has d + 1 rows.
-    """
-    groups, d, rows = columns.shape
-    result = columns.new_empty(groups, d + ones, d + ones)
-    strip = -(-d // PARTS) if d >= LARGE else max(d, 1)
-    for start in range(0, d, strip):
-        stop = min(start + strip, d)
-        product = columns[:, start:] @ columns[:, start:stop].mT
-        result[:, start:d, start:stop] = product
-        result[:, start:stop, stop:d] = product[:, stop - start :].mT
-    if ones:
-        result[:, :d, d] = result[:, d, :d] = columns.sum(-1)
-        result[:, d, d] = rows
-    return result
 
 
 def damped_inverses(A: Tensor, G: Tensor, damping: float) -> tuple[Tensor, Tensor]:

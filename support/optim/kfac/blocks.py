@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from support.optim.kfac.algebra import gram
+from support.optim.gram import gram
 
 
 class Block:

@@ -106,7 +106,8 @@ class KFAC(Method):
     Raises
     ------
     ValueError
-        If a number is out of its range, a word unknown, or ``unknown="raise"`` and there are such layers.
+        If a number is out of its range, a word unknown, a parameter not the model's, or ``unknown="raise"`` and
+        there are such layers.
     """
 
     def __init__(
@@ -160,6 +161,8 @@ class KFAC(Method):
         self._attach()
         known = {id(p) for b in self.blocks for p in (b.weight, b.bias) if p is not None}
         stepped = {id(p) for p in parameters(self)}
+        if stepped - {id(p) for p in model.parameters()}:
+            raise ValueError("params must be parameters of the model; got one that is not")
         self.unknown = [
             name
             for name, p in model.named_parameters()

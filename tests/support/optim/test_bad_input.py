@@ -368,3 +368,8 @@ def test_kfac_names_the_layers_that_it_does_not_know():
     with pytest.warns(UserWarning, match=r"1\.weight.*1\.bias") as caught:
         build("KFAC", net, unknown="warn")
     assert len(caught) == 1
+
+
+def test_kfac_steps_parameters_of_its_model_only():
+    with pytest.raises(ValueError, match="params must be parameters of the model"):
+        KFAC(network(), 0.1, params=[torch.ones(2, requires_grad=True)], unknown="ignore")
