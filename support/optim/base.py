@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 Closure = Callable[[], Any]
+CACHED = 2**16  # numbers that the CPU's cache holds beside what belongs to them
 
 
 class Method(Optimizer):
@@ -53,11 +54,15 @@ class Method(Optimizer):
         """
         if batch[0].device.type != "cpu":
             return torch._foreach_mul(batch, 1.0)
-        (tensor,) = batch
-        memory = self._memory
-        if memory is None or memory.dtype != tensor.dtype or len(memory) < tensor.numel():
-            memory = self._memory = torch.empty(tensor.numel(), dtype=tensor.dtype)
-        return [memory[: tensor.numel()].view(tensor.shape).copy_(tensor)]
+        sizes, memory = [tensor.numel() for tensor in batch], self._memory
+        if memory is None or memory.dtype != batch[0].dtype or len(memory) < sum(sizes):
+            memory = self._memory = torch.empty(sum(sizes), dtype=batch[0].dtype)
+        parts = memory[: sum(sizes)].split(sizes)
+        copies = [
+            part.view(tensor.shape) for part, tensor in zip(parts, batch, strict=True)
+        ]
+        torch._foreach_copy_(copies, batch)
+        return copies
 
 
 def parameters(optimizer: Optimizer) -> list[Tensor]:
@@ -84,14 +89,24 @@ def gradients(present: Sequence[Tensor]) -> list[Tensor]:
     return [wide(parameter.grad) for parameter in present]
 
 
-def batches(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Return the tensors in lists to be worked on together.
+def batches(*lists: Sequence[Tensor]) -> Iterator[tuple[list[Tensor], ...]]:
+    """Cut lists of equal length into lists of tensors to be worked on together, by the first of them.
 
-    On the CPU each comes alone, and stays in the cache from one operation to the next; elsewhere all come at
-    once, so that few kernels are launched.
+    On the CPU small tensors come together and large ones alone, so that they stay in the cache from one
+    operation to the next; elsewhere all come at once, so that few kernels are launched. Those of one batch
+    are of one type.
     """
-    alone = bool(tensors) and tensors[0].device.type == "cpu"
-    return [[tensor] for tensor in tensors] if alone else [list(tensors)] if tensors else []
+    start = size = 0
+    for index, tensor in enumerate(lists[0]):
+        first = lists[0][start]
+        full = tensor.device.type == "cpu" and size + tensor.numel() > CACHED
+        other = (tensor.dtype, tensor.device) != (first.dtype, first.device)
+        if index > start and (full or other):
+            yield tuple(list(some[start:index]) for some in lists)
+            start, size = index, 0
+        size += tensor.numel()
+    if lists[0]:
+        yield tuple(list(some[start:]) for some in lists)
 
 
 def wide(tensor: Tensor) -> Tensor:

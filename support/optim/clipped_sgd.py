@@ -115,7 +115,7 @@ class ClippedSGD(Method):
         for group, some, all_vectors in zip(
             self.param_groups, params, vectors, strict=True
         ):
-            for x, vector in zip(batches(some), batches(all_vectors), strict=True):
+            for x, vector in batches(some, all_vectors):
                 direction, factor = clipped(vector, group["level"], group["clip"], norm)
                 if not group["clip_momentum"]:
                     direction, factor = self._direction(group, x, direction, factor)

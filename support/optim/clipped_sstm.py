@@ -119,7 +119,7 @@ class ClippedSSTM(Method):
             part / whole if part else 0.0
             for part, whole in ((alpha, A), (group["alpha"], A + group["alpha"]))
         )
-        for some, vectors in zip(batches(x), batches(g), strict=True):
+        for some, vectors in batches(x, g):
             y, z = self._points(some)
             direction, factor = clipped(vectors, level, group["clip"], norm)
             torch._foreach_add_(z, direction, alpha=-alpha * factor)

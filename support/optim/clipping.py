@@ -42,8 +42,6 @@ def clip(
     """
     check_number("level", level, "(0, inf]")
     check_choice("clip", kind, KINDS)
-    if kind == "layer":
-        return [clip([gradient], level)[0] for gradient in gradients]
     vectors, factor = clipped(gradients, level, kind, norm)
     return list(torch._foreach_mul(vectors, factor)) if vectors else []
 
@@ -53,8 +51,8 @@ def clipped(
 ) -> tuple[Sequence[Tensor], float]:
     """Return the clipped gradients of :func:`clip` as tensors and a factor of all of them.
 
-    On the CPU the factor does the scaling, and costs no pass over the tensors; elsewhere it is 1, so that
-    nothing waits for the device. With ``"layer"`` on the CPU there must be one tensor.
+    On the CPU one factor for all does the scaling, and costs no pass over the tensors; elsewhere it is 1, so
+    that nothing waits for the device.
     """
     if kind == "coordinate":
         return [gradient.clamp(-level, level) for gradient in gradients], 1.0
@@ -64,7 +62,7 @@ def clipped(
         norms = [total_norm(gradients) if norm is None else norm] * len(gradients)
     else:
         norms = [total_norm([gradient]) for gradient in gradients]
-    if gradients[0].device.type == "cpu":
+    if gradients[0].device.type == "cpu" and (kind == "norm" or len(gradients) == 1):
         return gradients, at_most_one(level, norms[0]).item()
     factors = [
         at_most_one(level, own.to(gradient.device))

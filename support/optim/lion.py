@@ -71,7 +71,7 @@ class Lion(Method):
         loss = evaluate(closure)
         for group in self.param_groups:
             lr, (beta1, beta2) = group["lr"], group["betas"]
-            for params in batches(present(group)):
+            for (params,) in batches(present(group)):
                 g, m = gradients(params), buffers(self, "momentum", params)
                 c = self.copies(m)
                 torch._foreach_lerp_(c, g, 1 - beta1)

@@ -21,6 +21,7 @@ from support.optim.base import (
 from support.optim.gram import gram
 
 GRAFTS = (None, "sgd", "adagrad")
+LARGE = 256  # rows from which on half of a Gram matrix is computed and mirrored
 SMALL = 64  # dimensions whose product is at most this are multiplied in one go
 
 
@@ -177,8 +178,11 @@ def accumulate(state: dict[str, Any], blocks: Sequence[Tensor], eps: float) -> N
     state["step"] += 1
     for block, statistics in zip(blocks, state["statistics"], strict=True):
         for dimension, H in enumerate(statistics):
-            unfolded = block.movedim(dimension, 0).reshape(1, len(H), -1)
-            H.add_(gram(unfolded)[0])
+            unfolded = block.movedim(dimension, 0).reshape(len(H), -1)
+            if len(H) < LARGE:
+                H.addmm_(unfolded, unfolded.mT)
+            else:
+                H.add_(gram(unfolded[None])[0])
 
 
 def renew_roots(states: Sequence[dict[str, Any]], eps: float) -> None:
