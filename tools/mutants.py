@@ -167,7 +167,7 @@ def attempt(mutant: Mutant, root: Path = ROOT) -> Outcome:
 
 
 def run(chosen: Sequence[Mutant], root: Path = ROOT) -> pd.DataFrame:
-    """Test each mutant, and return one row each.
+    """Test each mutant, all of them on the project as it is at the start, and return one row each.
 
     Raises
     ------
@@ -180,25 +180,25 @@ def run(chosen: Sequence[Mutant], root: Path = ROOT) -> pd.DataFrame:
         files = sorted({name for mutant in chosen for name in mutant.tests})
         every = any(not mutant.tests for mutant in chosen)
         healthy = check(tree, () if every else files)
-    if healthy.failed:
-        raise MutantError(f"without any bug, {healthy.failed} fails")
-    print(f"without a bug: all tests pass, {healthy.seconds:.0f} s", flush=True)
-    rows = []
-    with ThreadPoolExecutor(WORKERS) as pool:
-        for mutant, outcome in zip(
-            chosen, pool.map(partial(attempt, root=root), chosen), strict=True
-        ):
-            found = f"found by {outcome.failed}" if outcome.failed else "SURVIVES"
-            print(f"{mutant.bug}: {found}, {outcome.seconds:.0f} s", flush=True)
-            rows.append(
-                {
-                    "mutant": mutant.bug,
-                    "file": mutant.file,
-                    "killed": outcome.failed is not None,
-                    "by": outcome.failed or "",
-                }
-            )
+        if healthy.failed:
+            raise MutantError(f"without any bug, {healthy.failed} fails")
+        print(f"without a bug: all tests pass, {healthy.seconds:.0f} s", flush=True)
+        with ThreadPoolExecutor(WORKERS) as pool:
+            outcomes = pool.map(partial(attempt, root=tree), chosen)
+            rows = [row(*both) for both in zip(chosen, outcomes, strict=True)]
     return pd.DataFrame(rows)
+
+
+def row(mutant: Mutant, outcome: Outcome) -> dict:
+    """Print what became of a mutant, and return its row of the table."""
+    found = f"found by {outcome.failed}" if outcome.failed else "SURVIVES"
+    print(f"{mutant.bug}: {found}, {outcome.seconds:.0f} s", flush=True)
+    return {
+        "mutant": mutant.bug,
+        "file": mutant.file,
+        "killed": outcome.failed is not None,
+        "by": outcome.failed or "",
+    }
 
 
 def write(

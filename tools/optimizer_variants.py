@@ -18,6 +18,7 @@ OURS = "support"
 LR = 1e-5  # small, so that the networks, and with them the work, stay as they are
 LEVEL = 1e-2  # below the norms that occur, so that there is something to clip
 NEVER = 10**9
+FEW = 1024  # rows of a layer that enter K-FAC's factors, where not all do
 
 Step = Callable[
     [Callable[[], Tensor]], object
@@ -73,6 +74,8 @@ def methods() -> list[Method]:
         Method("K-FAC 1/1", OURS, kfac, **CURVATURE[1, 1]),
         Method("K-FAC 1/10", OURS, kfac, **CURVATURE[1, 10]),
         Method("K-FAC 10/100", OURS, kfac, **CURVATURE[10, 100]),
+        Method(f"K-FAC 1/10, {FEW} rows", OURS, partial(kfac, rows=FEW), **CURVATURE[1, 10]),
+        Method(f"K-FAC 10/100, {FEW} rows", OURS, partial(kfac, rows=FEW), **CURVATURE[10, 100]),
     ]  # fmt: skip
 
 
@@ -158,9 +161,9 @@ def shampoo(model: nn.Module, interval: int) -> Built:
     return plain(optim.Shampoo(model.parameters(), LR, momentum=0.9, interval=interval))
 
 
-def kfac(model: nn.Module, **intervals: int) -> Built:
+def kfac(model: nn.Module, **hyper: int) -> Built:
     """Ours, with the sampled Fisher."""
-    return plain(optim.KFAC(model, LR, momentum=0.9, unknown="ignore", **intervals))
+    return plain(optim.KFAC(model, LR, momentum=0.9, unknown="ignore", **hyper))
 
 
 def lion_pytorch(model: nn.Module) -> Built:

@@ -15,26 +15,29 @@ REFERENCE = "SGD with momentum"
 METHODS = """\
 `ClippedSGD` | `clipped_sgd` | M26, M39–M41 | SGD whose gradient is clipped: as a whole, tensor by tensor, or
 number by number; with momentum on either side of the clipping, and the mean of the iterates
+{cite}`gorbunov2020stochastic`
 
 `ClippedSSTM` | `clipped_sstm` | M42 | the accelerated method of similar triangles with a clipped gradient, for
-noise with heavy tails
+noise with heavy tails {cite}`gorbunov2020stochastic`
 
 `AdaptiveClipping` | `adaptive_clipping` | M43 | bounds the gradient of each unit relative to its own weights;
-around any optimizer
+around any optimizer {cite}`brock2021high`
 
 `SAM` | `sam`, `asam` | M47 | takes the gradient at the worst point of a small ball, to find flat minima; around
-any optimizer
+any optimizer {cite}`foret2021sharpness,kwon2021asam`
 
-`Lion` | `lion` | M49 | steps of one size in every coordinate, by the sign of a momentum
+`Lion` | `lion` | M49 | steps of one size in every coordinate, by the sign of a momentum {cite}`chen2023symbolic`
 
-`Shampoo` | `shampoo` | M48 | a preconditioner for each dimension of each tensor
+`Shampoo` | `shampoo` | M48 | a preconditioner for each dimension of each tensor {cite}`gupta2018shampoo`
 
-`KFAC` | `kfac` | M44–M46 | the natural gradient, with a Fisher matrix made of two small factors for each layer
+`KFAC` | `kfac` | M44–M46 | the natural gradient, with a Fisher matrix made of two small factors for each
+layer {cite}`martens2015optimizing,grosse2016kronecker`
 
 `GradientNoise` | `gradient_noise` | M38 | adds noise that dies away to the gradient; around any optimizer
+{cite}`neelakantan2015adding`
 
-`Snapshots` | – | M57 | keeps a copy of the network before each rise of the step size; the schedules themselves
-(M54–M56) are torch's
+`Snapshots` | – | M57 | keeps a copy of the network before each rise of the step size {cite}`huang2017snapshot`; the
+schedules themselves (M54–M56) are torch's
 """
 
 OPENING = """\
@@ -82,8 +85,9 @@ rounds, and its quartiles. The first row measures the reference against itself: 
 noise. The optimizer alone takes its steps on fixed gradients, without a network. The last column is the
 ratio of another package, measured in the same rounds.
 
-*K-FAC 10/100* renews its factors every 10 steps and its inverses every 100. The **target** was fixed
-before the methods were written.
+*K-FAC 10/100* renews its factors every 10 steps and its inverses every 100. Where the name has a number
+of rows, only about so many uses of a layer's weights (examples times positions) enter its factors, chosen
+at random; otherwise all of them do. The **target** was fixed before the methods were written.
 """
 
 PROFILED = """\

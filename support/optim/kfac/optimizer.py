@@ -350,16 +350,16 @@ class KFAC(Method):
 
     def _precondition(self, V: dict[Tensor, Tensor]) -> dict[Tensor, Tensor]:
         """Return the preconditioned gradients of the known layers."""
-        U, products = {}, []
+        U, products, kappa = {}, [], self.options["norm_constraint"]
         rates = {p: group["lr"] for group in self.param_groups for p in group["params"]}
         for block in self.blocks:
             state = self.state.get(block.weight, {})
             if block.weight in V and "A_inverse" in state:
                 given = block.join(V[block.weight], V.get(block.bias))
                 found = state["G_inverse"] @ given @ state["A_inverse"]
-                products.append(rates[block.weight] ** 2 * (found * given).sum())
+                if kappa is not None:
+                    products.append(rates[block.weight] ** 2 * (found * given).sum())
                 U |= dict(block.part(found))
-        kappa = self.options["norm_constraint"]
         if kappa is not None and products:
             scale = at_most_one(kappa**0.5, torch.stack(products).sum().sqrt())
             U = {parameter: scale * direction for parameter, direction in U.items()}
