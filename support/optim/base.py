@@ -46,23 +46,34 @@ class Method(Optimizer):
         """Return a context in which the parameters show the point that the method returns."""
         return contextlib.nullcontext()
 
-    def copies(self, batch: Sequence[Tensor]) -> list[Tensor]:
-        """Return copies of a batch of tensors, to be used before the next call.
+    def scratch(self, batch: Sequence[Tensor]) -> list[Tensor]:
+        """Return tensors like those of a batch, with no particular values, to be used before the next call.
 
-        On the CPU they share one memory that is kept: to ask the system for new memory costs more than the
-        copying.
+        On the CPU they lie in one memory that is kept: to ask the system for new memory costs more than the
+        arithmetic.
         """
         if batch[0].device.type != "cpu":
-            return torch._foreach_mul(batch, 1.0)
+            return [torch.empty_like(tensor) for tensor in batch]
         sizes, memory = [tensor.numel() for tensor in batch], self._memory
         if memory is None or memory.dtype != batch[0].dtype or len(memory) < sum(sizes):
             memory = self._memory = torch.empty(sum(sizes), dtype=batch[0].dtype)
         parts = memory[: sum(sizes)].split(sizes)
-        copies = [
-            part.view(tensor.shape) for part, tensor in zip(parts, batch, strict=True)
-        ]
-        torch._foreach_copy_(copies, batch)
-        return copies
+        return [part.view(tensor.shape) for part, tensor in zip(parts, batch, strict=True)]
+
+
+def interpolate(
+    results: Sequence[Tensor],
+    starts: Sequence[Tensor],
+    ends: Sequence[Tensor],
+    weight: float,
+) -> None:
+    """Put start + weight (end - start) into tensors; on the CPU without fresh memory, if they are of one
+    type."""
+    if results[0].device.type == "cpu" and results[0].dtype == starts[0].dtype:
+        for result, start, end in zip(results, starts, ends, strict=True):
+            torch.lerp(start, end, weight, out=result)
+    else:
+        torch._foreach_copy_(results, torch._foreach_lerp(starts, ends, weight))
 
 
 def parameters(optimizer: Optimizer) -> list[Tensor]:

@@ -15,6 +15,7 @@ from support.optim.base import (
     check_choice,
     check_number,
     evaluate,
+    interpolate,
     present,
     showing,
     wide,
@@ -124,11 +125,7 @@ class ClippedSSTM(Method):
             direction, factor = clipped(vectors, level, group["clip"], norm)
             torch._foreach_add_(z, direction, alpha=-alpha * factor)
             torch._foreach_lerp_(y, z, mix)
-            if some[0].dtype == y[0].dtype:
-                torch._foreach_copy_(some, y)
-                torch._foreach_lerp_(some, z, next_mix)
-            else:  # the parameter is a rounded copy
-                torch._foreach_copy_(some, torch._foreach_lerp(y, z, next_mix))
+            interpolate(some, y, z, next_mix)
 
     def _points(self, params: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Return y and z of parameters, which start where the parameters do."""

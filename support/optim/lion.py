@@ -14,6 +14,7 @@ from support.optim.base import (
     check_number,
     evaluate,
     gradients,
+    interpolate,
     present,
 )
 
@@ -73,8 +74,8 @@ class Lion(Method):
             lr, (beta1, beta2) = group["lr"], group["betas"]
             for (params,) in batches(present(group)):
                 g, m = gradients(params), buffers(self, "momentum", params)
-                c = self.copies(m)
-                torch._foreach_lerp_(c, g, 1 - beta1)
+                c = self.scratch(m)
+                interpolate(c, m, g, 1 - beta1)
                 torch._foreach_sign_(c)
                 if group["weight_decay"]:
                     torch._foreach_add_(c, params, alpha=group["weight_decay"])
