@@ -48,7 +48,7 @@ class GradientNoise(Wrapper):
         super().__init__(optimizer, {})
 
     def step(self, closure: Any = None) -> Any:
-        """Take one step with noise on the gradients; see :meth:`Wrapper.step`."""
+        """Take one step with noise on the gradients, which are changed after each call of the closure."""
         result = super().step(closure)
         self.steps += 1
         return result
