@@ -461,7 +461,7 @@ def test_fifty_steps_equal_the_algorithm_written_out(settings, fisher, loss):
                 b[m] = mu * b[m] + nu * U
                 m.weight -= lr * b[m][:, :-1]
                 m.bias -= lr * b[m][:, -1]
-        close(path[t], [p.detach() for p in twin.parameters()])
+        close(path[t], [p.detach() for p in twin.parameters()], 1e-12)
 
 
 def test_the_norm_constraint_scales_all_layers_by_one_factor():
