@@ -29,7 +29,7 @@ from torch.profiler import record_function
 from support import models, sweep
 from support.records import RESULTS
 from tools import timing
-from tools.optimizer_variants import FEW, OURS, REFERENCE, Kind, Method, methods
+from tools.optimizer_variants import OURS, REFERENCE, Kind, Method, methods
 
 TABLE = RESULTS / "benchmarks" / "optimizers.csv"
 PROFILE = RESULTS / "benchmarks" / "optimizers_profile.csv"
@@ -100,13 +100,8 @@ TARGETS = {
         "Shampoo, roots every 10 steps": (1.3, 1.18, None),
         "K-FAC 1/10": (3.4, 5.0, None),
         "K-FAC 10/100": (1.4, 1.6, None),
-        f"K-FAC 1/10, {FEW} rows": (3.4, 5.0, None),
-        f"K-FAC 10/100, {FEW} rows": (1.4, 1.6, None),
     },
-    "cuda": {
-        "K-FAC 10/100": (None, 1.5, None),
-        f"K-FAC 10/100, {FEW} rows": (None, 1.5, None),
-    },
+    "cuda": {"K-FAC 10/100": (None, 1.5, None)},
 }
 
 
