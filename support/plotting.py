@@ -1,7 +1,14 @@
 """Pictures of paths and of records. Nothing is computed here."""
 
+import base64
+import hashlib
+import html
+import io
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,6 +16,7 @@ import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.axes import Axes
+from matplotlib.transforms import Affine2D
 from torch import Tensor
 
 from support.surfaces import Surface
@@ -24,6 +32,9 @@ PALETTE = (
     "#666666",
 )
 """Colours that people with any kind of colour vision tell apart (Okabe and Ito, and two more)."""
+
+PLAYER = Template(Path(__file__).with_name("player.html").read_text(encoding="utf-8"))
+FARTHEST = 1e6  # matplotlib cannot place what lies beyond
 
 
 def style(*, dark: bool = False) -> None:
@@ -88,31 +99,114 @@ def trajectories(
     if ax is None:
         _, ax = plt.subplots()
     contours(surface, ax)
-    (left, right), (bottom, top) = surface.domain
     for label, path in paths.items():
-        points = path.numpy()
-        inside = (
-            (left <= points[:, 0])
-            & (points[:, 0] <= right)
-            & (bottom <= points[:, 1])
-            & (points[:, 1] <= top)
-        )
-        note = "" if inside.all() else " (leaves the frame)"
-        drawn = points[
-            np.abs(points).max(axis=1) < 1e6
-        ]  # matplotlib cannot place what is farther away
-        ax.plot(
-            drawn[:, 0], drawn[:, 1], ".-", markersize=4, linewidth=1.2, label=label + note
-        )
-    ax.plot(
-        *next(iter(paths.values()))[0].numpy(),
-        "o",
-        color=plt.rcParams["text.color"],
-        markersize=5,
-        zorder=3,
-    )
+        drawn = _near(path)
+        label += _leaving(surface, path)
+        ax.plot(drawn[:, 0], drawn[:, 1], ".-", markersize=4, linewidth=1.2, label=label)
+    _start(paths, ax)
     ax.legend(loc="best")
     return ax
+
+
+def _start(paths: Mapping[str, Tensor], ax: Axes) -> None:
+    """Mark where the first path starts."""
+    x, y = next(iter(paths.values()))[0].numpy()
+    ax.plot(x, y, "o", color=plt.rcParams["text.color"], markersize=5, zorder=3)
+
+
+def _near(path: Tensor) -> np.ndarray:
+    """Return the points of a path that can be placed."""
+    points = path.numpy()
+    return points[np.abs(points).max(axis=1) < FARTHEST]
+
+
+def _leaving(surface: Surface, path: Tensor) -> str:
+    """Return what the legend adds to the name of a path."""
+    low, high = np.transpose(surface.domain)
+    points = path.numpy()
+    return "" if ((low <= points) & (points <= high)).all() else " (leaves the frame)"
+
+
+@dataclass(frozen=True)
+class Animation:
+    """A picture that plays in the page, without a server; a notebook shows it as the value of a cell."""
+
+    html: str
+    alt: str
+
+    def __repr__(self) -> str:
+        """Show what there is where no picture can be."""
+        return f"Animation: {self.alt}"
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+
+def animation(
+    surface: Surface, paths: Mapping[str, Tensor], alt: str, *, seconds: float = 8.0
+) -> Animation:
+    """Let paths grow over the contours of a surface, all at the same pace of steps.
+
+    It shows the finished paths until the reader starts it; a slider goes to any step. A path that leaves the
+    frame says so in the legend, as in :func:`trajectories`.
+
+    Parameters
+    ----------
+    surface
+        Where the paths run.
+    paths
+        Label -> points of shape (T + 1, 2); a shorter path waits at its end.
+    alt
+        What is to be seen, for readers who cannot see it.
+    seconds
+        How long it plays.
+
+    Raises
+    ------
+    ValueError
+        If there are no paths, or ``seconds`` is not positive.
+    """
+    if not paths:
+        raise ValueError("paths must hold at least one path; got none")
+    if not seconds > 0:
+        raise ValueError(f"seconds must be positive; got {seconds}")
+    figure, ax = plt.subplots(figsize=(7.0, 4.6))
+    contours(surface, ax)
+    colors = [
+        ax.plot([], [], label=label + _leaving(surface, path))[0].get_color()
+        for label, path in paths.items()
+    ]
+    _start(paths, ax)
+    figure.legend(loc="outside lower center", ncols=4)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=figure.dpi)  # which also places the axes
+    width, height = figure.canvas.get_width_height()
+    downwards = ax.transData + Affine2D().scale(1, -1).translate(0, height)
+    drawn = [downwards.transform(_near(path)) for path in paths.values()]
+    (left, bottom), (right, top) = downwards.transform(np.transpose(surface.domain))
+    plt.close(figure)
+    settings = {
+        "alt": html.escape(alt),
+        "width": width,
+        "height": height,
+        "picture": base64.b64encode(picture.getvalue()).decode(),
+        "frame": f'x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}"',
+        "lines": "".join(map(_line, drawn, colors)),
+        "steps": max(map(len, drawn)) - 1,
+        "milliseconds": round(1000 * seconds),
+    }
+    name = "animation-" + hashlib.sha256(repr(settings).encode()).hexdigest()[:8]
+    return Animation(PLAYER.substitute(settings, name=name), alt)
+
+
+def _line(points: np.ndarray, color: str) -> str:
+    """Return a line and the ball at its end, in the units of the picture."""
+    x, y = points[-1]
+    where = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    return (
+        f'<polyline points="{where}" stroke="{color}"/>'
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="7" fill="{color}"/>'
+    )
 
 
 def curves(

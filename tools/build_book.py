@@ -20,7 +20,7 @@ from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn, JupyterCacheAbstract
 from jupyter_cache.executors.utils import ExecutionResult, single_nb_execution
 
-from tools import optimizers_page
+from tools import map_page, optimizers_page, update_rules_page
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / "_build" / ".jupyter_cache"
@@ -28,6 +28,11 @@ VERDICT = "application/vnd.descent.verdict+json"
 ALL_CLAIMS = ROOT / "support" / "results" / "inventory" / "claims.csv"
 QUIET = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "SUPPORT_PROGRESS": "0"}
 TIMEOUT = 300  # seconds that one cell may take
+GENERATED = {  # pages of book/ that are written at every build, besides the claims
+    "map": map_page.text,
+    "optimizers": optimizers_page.text,
+    "update_rules": update_rules_page.text,
+}
 WORKERS = min(4, os.cpu_count() or 1)  # each holds a kernel with torch, about 0.6 GB
 
 
@@ -221,7 +226,8 @@ def main() -> None:
     """Do all of it and say where the site is."""
     empty_stale_cache()
     write_claims(execute())
-    write_page("optimizers", optimizers_page.text())
+    for name, generated in GENERATED.items():
+        write_page(name, generated())
     remove_left_over_pages()
     render()
     print(f"\nOpen {ROOT / '_build' / 'html' / 'index.html'}")

@@ -51,6 +51,10 @@ def test_every_link_inside_the_site_leads_somewhere(name):
     for target in targets(here):
         there = (here.parent / unquote(target.path)).resolve() if target.path else here
         known = anchors(there) if there.suffix == ".html" and there.is_file() else {""}
+        if there.name == "playground.html" and "=" in target.fragment:
+            known = known | {
+                unquote(target.fragment)
+            }  # settings, tested in test_playground.py
         if not there.is_file() or unquote(target.fragment) not in known:
             broken.append(target.geturl())
     assert broken == []
@@ -156,3 +160,33 @@ def test_the_theme_stays_as_it_was_chosen(visit, address):
     assert seen.page.evaluate(theme) == "dark"
     seen.go(address + "lectures/gradient_descent.html")
     assert seen.page.evaluate(theme) == "dark"
+
+
+ANIMATED = [name for name in PAGES if 'class="animation"' in (SITE / name).read_text()]
+
+
+def test_there_are_animations():
+    assert ANIMATED
+
+
+@pytest.mark.parametrize("name", ANIMATED)
+def test_an_animation_plays_when_it_is_asked_to_and_stops(visit, name):
+    page = visit(name).page
+    for box in page.locator("div.animation").all():
+        button, slider = box.locator("button"), box.locator("input")
+        lines = box.locator("polyline")
+        last, still = slider.input_value(), lines.first.get_attribute("points")
+        assert last == slider.get_attribute("max")
+        assert len(box.locator("svg").get_attribute("aria-label")) > 20
+        button.click()
+        page.wait_for_function(
+            "slider => Number(slider.value) > 0 && Number(slider.value) < Number(slider.max)",
+            arg=slider.element_handle(),
+        )
+        button.press("Enter")
+        here = slider.input_value()
+        page.wait_for_timeout(300)
+        assert slider.input_value() == here != last
+        assert still.startswith(lines.first.get_attribute("points"))
+        slider.press("End")
+        assert lines.first.get_attribute("points") == still

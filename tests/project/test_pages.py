@@ -4,6 +4,7 @@ import ast
 import json
 import re
 from functools import cache
+from statistics import median
 
 import nbformat
 import pytest
@@ -12,9 +13,9 @@ from IPython.core.inputtransformer2 import TransformerManager
 
 from support import records
 from tools import address, outputs
-from tools.build_book import ROOT, pages
+from tools.build_book import GENERATED, ROOT, pages
 
-LONGEST_CELL = 30  # lines
+LONGEST_CELL, MEDIAN_CELL = 30, 8  # lines
 LARGEST_OUTPUT = 20_000  # bytes
 TAGS = {
     "colab-setup",
@@ -31,7 +32,7 @@ TAGS = {
 }
 DRAWING = {
     "plt": {"figure", "subplots", "subplot_mosaic", "plot"},
-    "plotting": {"animation", "contours", "curves", "trajectories"},
+    "plotting": {"contours", "curves", "trajectories"},
 }
 names = [str(page.relative_to(ROOT)) for page in pages()]
 lectures = [name for name in names if name.startswith("lectures/")]
@@ -71,7 +72,8 @@ def test_the_contents_name_every_page_once_and_no_other():
     there = [page.relative_to(ROOT).with_suffix("") for page in pages()]
     there += [page.relative_to(ROOT).with_suffix("") for page in ROOT.glob("book/*.md")]
     assert len(listed) == len(set(listed))
-    assert set(listed) == {str(page) for page in there} | {"book/claims", "book/optimizers"}
+    generated = {f"book/{name}" for name in ["claims", *GENERATED]}
+    assert set(listed) == {str(page) for page in there} | generated
 
 
 @pytest.mark.parametrize("name", names)
@@ -111,6 +113,11 @@ def test_no_kept_output_is_large(name):
 def test_code_cells_fit_a_screen(name):
     lengths = {cell.id: len(cell.source.splitlines()) for cell in code_cells(name)}
     assert {k: v for k, v in lengths.items() if v > LONGEST_CELL} == {}
+
+
+@pytest.mark.parametrize("name", lectures)
+def test_most_code_cells_of_a_lecture_are_short(name):
+    assert median(len(cell.source.splitlines()) for cell in code_cells(name)) <= MEDIAN_CELL
 
 
 @pytest.mark.parametrize("name", names)

@@ -1,5 +1,7 @@
 """The pictures show what they are given: nothing cut off in secret, bands from the lowest to the highest."""
 
+import re
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
@@ -51,6 +53,44 @@ def test_the_minima_are_marked():
     plotting.contours(surfaces.himmelblau, ax)
     crosses = next(line for line in ax.lines if line.get_marker() == "x")
     assert np.allclose(np.column_stack(crosses.get_data()), surfaces.himmelblau.minima)
+
+
+def animated(paths, **options):
+    """Return the frame of an animation and its lines, in the units of the picture."""
+    shown = plotting.animation(surfaces.ravine(), paths, "Two <paths>.", **options)
+    text = shown._repr_html_()
+    frame = re.search(r'<rect x="(.*?)" y="(.*?)" width="(.*?)" height="(.*?)"/>', text)
+    lines = re.findall(r'<polyline points="(.*?)"', text)
+    split = [[point.split(",") for point in line.split()] for line in lines]
+    return text, np.array(frame.groups(), float), [np.array(one, float) for one in split]
+
+
+def test_an_animation_holds_every_point_at_its_place():
+    drawn = path((-1.2, -0.6), (0.0, 0.0), (5.0, 0.2), (1.2, 0.6))
+    text, (left, top, width, height), (line, short) = animated(
+        {"one": drawn, "short": drawn[:2]}
+    )
+    x, y = (drawn[:, 0] + 1.2) / 2.4, (drawn[:, 1] + 0.6) / 1.2
+    expected = np.column_stack([left + x * width, top + (1 - y) * height])
+    assert np.allclose(line, expected, atol=0.2)
+    assert np.array_equal(short, line[:2])
+    assert 'max="3" value="3"' in text
+    assert 'aria-label="Two &lt;paths&gt;."' in text
+    assert plt.get_fignums() == []
+
+
+def test_an_animation_leaves_out_what_is_lost_and_asks_for_nothing_outside():
+    text, _, (line,) = animated({"lost": path((0.0, 0.1), (np.inf, np.nan))})
+    assert len(line) == 1
+    assert "http" not in text.replace("http://www.w3.org", "")
+
+
+@pytest.mark.parametrize(
+    ("paths", "seconds"), [({}, 8.0), ({"one": path((0.0, 0.1))}, 0.0)]
+)
+def test_an_animation_of_nothing_is_refused(paths, seconds):
+    with pytest.raises(ValueError, match=r"paths|seconds"):
+        plotting.animation(surfaces.ravine(), paths, "nothing", seconds=seconds)
 
 
 def test_curves_show_the_mean_and_the_whole_range():
