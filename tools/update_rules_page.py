@@ -36,9 +36,9 @@ SWITCHES = {  # how a step is carried out, not what it is
 OPENING = """\
 # All update rules
 
-One row for each method: its rule in the letters of the [notation](notation.md), and its code with the
-default values of its arguments. The name of a method leads to the lecture that derives it. An argument
-without a value must be given. The default values are read from the code at every build.
+One row for each method: its rule in the letters of the [notation](notation.md), and the arguments of its
+class with their default values. The name of a method leads to the lecture that derives it, the class to its
+reference. An argument without a value must be given. The default values are read from the code at every build.
 
 To try the rules on surfaces of two variables, open the [playground](playground.md).
 """
@@ -53,8 +53,11 @@ def text(root: Path = ROOT) -> str:
     """Return the page."""
     parts = [OPENING]
     for family in families():
-        parts += [f"## {family['title']}\n", "| method | rule | code and defaults |"]
-        parts += ["|---|---|---|", *(row(rule, root) for rule in family["rules"]), ""]
+        parts += [
+            f"## {family['title']}\n",
+            "| method and class | rule and default values |",
+        ]
+        parts += ["|---|---|", *(row(rule, root) for rule in family["rules"]), ""]
     parts.append(others())
     return "\n".join(parts)
 
@@ -66,7 +69,7 @@ def row(rule: dict[str, str], root: Path = ROOT) -> str:
         method = f"[{method}](../lectures/{rule['lecture']}.ipynb)"
     plain = rule["rule"] if rule["rule"].startswith("the ") else f"${rule['rule']}$"
     note = f"<br>{rule['note']}" if "note" in rule else ""
-    return f"| {method} | {plain}{note} | {link(path_of(rule))}<br>{defaults(rule)} |"
+    return f"| {method}<br>{link(path_of(rule))} | {plain}{note}<br>{defaults(rule)} |"
 
 
 def path_of(rule: dict[str, str]) -> str:
