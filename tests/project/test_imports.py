@@ -14,7 +14,6 @@ FORBIDDEN = {
     "data": {"models", "optim", "training", "sweep", "plotting"},
     "models": {"data", "optim", "training", "sweep", "plotting"},
     "optim": {"data", "models", "training", "sweep", "plotting"},
-    "noise": {"data", "models", "optim", "training", "sweep", "plotting", "surfaces"},
     "surfaces": {"data", "models", "training", "sweep", "plotting"},
     "training": {"sweep", "plotting"},
     "sweep": {"plotting"},
