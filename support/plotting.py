@@ -148,7 +148,7 @@ def animation(
     """Let paths grow over the contours of a surface, all at the same pace of steps.
 
     It shows the finished paths until the reader starts it; a slider goes to any step. A path that leaves the
-    frame says so in the legend, as in :func:`trajectories`.
+    frame says so in the legend, as in :func:`trajectories`; every point keeps its step, however far it lies.
 
     Parameters
     ----------
@@ -182,7 +182,12 @@ def animation(
     figure.savefig(picture, format="png", dpi=figure.dpi)  # which also places the axes
     width, height = figure.canvas.get_width_height()
     downwards = ax.transData + Affine2D().scale(1, -1).translate(0, height)
-    drawn = [downwards.transform(_near(path)) for path in paths.values()]
+    drawn = [
+        downwards.transform(
+            np.nan_to_num(path.numpy(), nan=FARTHEST).clip(-FARTHEST, FARTHEST)
+        )
+        for path in paths.values()
+    ]
     (left, bottom), (right, top) = downwards.transform(np.transpose(surface.domain))
     plt.close(figure)
     settings = {

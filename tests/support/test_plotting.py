@@ -79,10 +79,18 @@ def test_an_animation_holds_every_point_at_its_place():
     assert plt.get_fignums() == []
 
 
-def test_an_animation_leaves_out_what_is_lost_and_asks_for_nothing_outside():
-    text, _, (line,) = animated({"lost": path((0.0, 0.1), (np.inf, np.nan))})
-    assert len(line) == 1
-    assert "http" not in text.replace("http://www.w3.org", "")
+def test_an_animation_keeps_the_step_of_every_point_however_far_it_lies():
+    drawn = path((0.0, 0.1), (1e9, 0.0), (np.inf, np.nan), (0.3, -0.4))
+    _, (left, top, width, height), (line,) = animated({"far": drawn})
+    assert len(line) == 4
+    assert (line[1:3, 0] > left + width).all()
+    expected = [left + 1.5 / 2.4 * width, top + 1.0 / 1.2 * height]
+    assert np.allclose(line[3], expected, atol=0.2)
+
+
+def test_an_animation_asks_for_nothing_outside():
+    text, _, _ = animated({"one": path((0.0, 0.1), (0.3, 0.2))})
+    assert "http" not in text
 
 
 @pytest.mark.parametrize(
