@@ -67,9 +67,9 @@ def row(rule: dict[str, str], root: Path = ROOT) -> str:
     method = rule["title"]
     if (root / "lectures" / f"{rule['lecture']}.ipynb").is_file():
         method = f"[{method}](../lectures/{rule['lecture']}.ipynb)"
-    plain = rule["rule"] if rule["rule"].startswith("the ") else f"${rule['rule']}$"
     note = f"<br>{rule['note']}" if "note" in rule else ""
-    return f"| {method}<br>{link(path_of(rule))} | {plain}{note}<br>{defaults(rule)} |"
+    formula = f"${rule['rule']}$"
+    return f"| {method}<br>{link(path_of(rule))} | {formula}{note}<br>{defaults(rule)} |"
 
 
 def path_of(rule: dict[str, str]) -> str:
