@@ -7,9 +7,11 @@ import itertools
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from importlib import metadata
@@ -22,6 +24,7 @@ from tqdm import tqdm
 
 from support.optim import OPTIMIZERS
 from support.records import Configuration, Outcome, Records, Store, Value, identity
+from support.stacks import Stacks
 
 TrainOne = Callable[..., Outcome]
 
@@ -47,6 +50,7 @@ def run(
     *,
     known: Records | None = None,
     retry_failed: bool = False,
+    stacks: Stacks | None = None,
 ) -> Records:
     """Run every configuration that is not recorded yet, and return the records of all of them.
 
@@ -68,6 +72,8 @@ def run(
         Records from elsewhere that count as run.
     retry_failed
         Run again what raised an error last time.
+    stacks
+        Trains runs of equal shape together where that is faster; ``None`` trains each alone.
     """
     wanted = {identity(configuration): configuration for configuration in configurations}
     if retry_failed:
@@ -81,19 +87,19 @@ def run(
         for name, chosen in wanted.items()
         if name not in elsewhere and chosen not in store
     ]
+    groups = stacks.groups(missing) if stacks else [[chosen] for chosen in missing]
     hidden = os.environ.get("SUPPORT_PROGRESS") == "0" or not missing
     with tqdm(total=len(missing), unit="run", disable=hidden, file=sys.stdout) as bar:
         if executor is None:
-            for configuration in missing:
-                _run_one(train_one, configuration, store)
-                bar.update()
+            for group in groups:
+                bar.update(_run_group(train_one, group, store, stacks))
         else:
             futures = [
-                executor.submit(_run_one, train_one, chosen, store) for chosen in missing
+                executor.submit(_run_group, train_one, group, store, stacks)
+                for group in groups
             ]
             for future in as_completed(futures):
-                future.result()
-                bar.update()
+                bar.update(future.result())
     return known.join(store.load().only(wanted))
 
 
@@ -108,12 +114,13 @@ def search(
     largest: bool = True,
     known: Records | None = None,
     rounds: int = 3,
+    stacks: Stacks | None = None,
 ) -> tuple[Records, dict[str, Value]]:
     """Search a grid of hyper-parameters, and widen it as long as the best value lies on its edge.
 
     Parameters
     ----------
-    train_one, store, executor, known
+    train_one, store, executor, known, stacks
         See :func:`run`.
     setting
         What all runs have in common; they must evaluate a part named *validation*.
@@ -131,7 +138,8 @@ def search(
     """
     choices = {name: list(values) for name, values in choices.items()}
     for _ in range(rounds + 1):
-        records = run(train_one, grid(**setting, **choices), store, executor, known=known)
+        wanted = grid(**setting, **choices)
+        records = run(train_one, wanted, store, executor, known=known, stacks=stacks)
         chosen = best(records, "validation", metric, largest=largest, by=list(choices))
         added = widen(choices, chosen)
         if not added:
@@ -167,6 +175,41 @@ def executor(where: str) -> Iterator[Executor | None]:
         raise ValueError(
             f'executor must be "" or "processes:N" with a positive number N; got {where!r}'
         )
+
+
+def _run_group(
+    train_one: TrainOne,
+    group: list[Configuration],
+    store: Store,
+    stacks: Stacks | None,
+) -> int:
+    """Run a group as one stack, or each run alone where that is faster or the stack cannot be; return its size."""
+    together = False
+    if stacks and len(group) > 1:
+        try:
+            if together := stacks.pays(group):
+                outcomes = stacks.train(group, store.checkpoint(_name(group)))
+        except Exception as error:  # such as no memory for so many: each is tried alone
+            together = False
+            warnings.warn(
+                f"{len(group)} runs could not be trained together and are trained one by one "
+                f"({type(error).__name__}: {error})",
+                stacklevel=2,
+            )
+    if not together:
+        for configuration in group:
+            _run_one(train_one, configuration, store)
+        return len(group)
+    where = environment(stacks.device) | {"together": len(group)}
+    for configuration, outcome in zip(group, outcomes, strict=True):
+        store.write(configuration, outcome, where)
+    shutil.rmtree(store.checkpoint(_name(group)).parent)
+    return len(group)
+
+
+def _name(group: list[Configuration]) -> Configuration:
+    """Return a configuration that stands for a stack in the name of its checkpoint."""
+    return {"stack": " ".join(sorted(map(identity, group)))}
 
 
 def _run_one(train_one: TrainOne, configuration: Configuration, store: Store) -> None:

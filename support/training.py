@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import TensorDataset
 
 from support import models, optim
 from support.data import DATASETS, Batches, split, standardise
@@ -162,16 +163,17 @@ def fit(
     """
     checkpoint = Path(checkpoint) if checkpoint else None
     device = train.tensors[0].device
-    history, seconds, start = [], 0.0, 0
-    parts = {"model": model, "optimizer": optimizer, "train": train}
-    parts |= {"scheduler": scheduler} if scheduler else {}
+    outcome, seconds, start = Outcome("finished"), 0.0, 0
+    pieces = {"model": model, "optimizer": optimizer, "train": train}
+    pieces |= {"scheduler": scheduler} if scheduler else {}
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         on_cpu = device.type == "cpu"  # torch.manual_seed would seed every GPU too
         (torch.default_generator if on_cpu else torch).manual_seed(seed)
         if checkpoint and checkpoint.exists():
             saved = torch.load(checkpoint, map_location=device, weights_only=True)
-            start, seconds, history = saved["epoch"], saved["seconds"], saved["history"]
-            _restore(parts, saved, device)
+            start, seconds = saved["epoch"], saved["seconds"]
+            outcome.history += saved["history"]
+            _restore(pieces, saved, device)
         for epoch in range(start + 1, epochs + 1):
             began = time.perf_counter()
             measured = {"train": train_epoch(model, optimizer, train, task)}
@@ -180,33 +182,46 @@ def fit(
                 name: evaluate(model, part, task, optimizer)
                 for name, part in held_out.items()
             }
-            history += [
-                (epoch, name, metric, value, seconds)
-                for name, values in measured.items()
-                for metric, value in values.items()
-            ]
-            diverged = [
-                name
-                for name, values in measured.items()
-                if not math.isfinite(values["loss"])
-            ]
-            if diverged:
-                reason = f"epoch {epoch}: loss on {', '.join(diverged)} is not finite"
-                return Outcome("diverged", history, reason)
+            if not note(outcome, epoch, measured, seconds):
+                return outcome
             if scheduler:
                 scheduler.step()
             if checkpoint:
-                _save(
-                    checkpoint, parts, device, epoch=epoch, seconds=seconds, history=history
-                )
-    return Outcome("finished", history)
+                state = {name: part.state_dict() for name, part in pieces.items()}
+                state |= {"epoch": epoch, "seconds": seconds, "history": outcome.history}
+                state["cpu_random"] = torch.get_rng_state()
+                if device.type == "cuda":
+                    state["cuda_random"] = torch.cuda.get_rng_state(device)
+                save(checkpoint, state)
+    return outcome
 
 
-def _save(path: Path, parts: Mapping, device: torch.device, **progress) -> None:
-    state = {name: part.state_dict() for name, part in parts.items()}
-    state |= {"cpu_random": torch.get_rng_state(), **progress}
-    if device.type == "cuda":
-        state["cuda_random"] = torch.cuda.get_rng_state(device)
+def note(
+    outcome: Outcome,
+    epoch: int,
+    measured: Mapping[str, Mapping[str, float]],
+    seconds: float,
+) -> bool:
+    """Add what was measured after an epoch (split -> metric -> value); a loss that is not finite ends the run.
+
+    Returns whether the run goes on.
+    """
+    outcome.history += [
+        (epoch, name, metric, value, seconds)
+        for name, values in measured.items()
+        for metric, value in values.items()
+    ]
+    diverged = [
+        name for name, values in measured.items() if not math.isfinite(values["loss"])
+    ]
+    if diverged:
+        outcome.status = "diverged"
+        outcome.reason = f"epoch {epoch}: loss on {', '.join(diverged)} is not finite"
+    return not diverged
+
+
+def save(path: Path, state: Mapping) -> None:
+    """Write a checkpoint in one step: it is whole, or the one before it stays."""
     with tempfile.NamedTemporaryFile(
         dir=path.parent, prefix=path.name, delete=False
     ) as file:
@@ -220,8 +235,8 @@ def _save(path: Path, parts: Mapping, device: torch.device, **progress) -> None:
             raise
 
 
-def _restore(parts: Mapping, saved: Mapping, device: torch.device) -> None:
-    for name, part in parts.items():
+def _restore(pieces: Mapping, saved: Mapping, device: torch.device) -> None:
+    for name, part in pieces.items():
         state = saved[name]
         if name == "train":  # the state of a generator lives on the CPU
             state = {key: value.cpu() for key, value in state.items()}
@@ -237,6 +252,7 @@ SETTING = frozenset(
         "size",
         "examples",
         "validation",
+        "test",
         "model",
         "optimizer",
         "code",
@@ -264,6 +280,7 @@ def train_one(
         ``data`` and ``model`` (names in :data:`support.data.DATASETS` and :data:`support.models.MODELS`),
         ``size`` (side of the pictures), ``validation`` (so many of the training examples are held out and
         evaluated as *validation*; with 0 the model learns from all and the *test* part is evaluated),
+        optionally ``test`` (true: the test part is evaluated as well as the validation part),
         ``optimizer``, ``batch``, ``epochs``, ``seed`` (of the initial weights and of the order), optionally
         ``examples`` (learn from so many only); all other entries go to the optimizer.
     checkpoint
@@ -280,16 +297,14 @@ def train_one(
     Outcome
         See :func:`fit`.
     """
-    train, held_out = _parts(configuration, root)
-    shape = train.tensors[0].shape[1:]
+    train, held_out = parts(configuration, root)
     seed = configuration["seed"]
-    model = models.MODELS[configuration["model"]](shape=shape, seed=seed).to(device)
-    hyper = {name: value for name, value in configuration.items() if name not in SETTING}
-    optimizer = optim.make(configuration["optimizer"], model, optimizers, **hyper)
+    batches = Batches(train, configuration["batch"], seed=seed, device=device)
+    model, optimizer = build(configuration, batches, optimizers)
     return fit(
         model,
         optimizer,
-        Batches(train, configuration["batch"], seed=seed, device=device),
+        batches,
         {name: Batches(part, 1000, device=device) for name, part in held_out.items()},
         epochs=configuration["epochs"],
         seed=seed,
@@ -297,13 +312,29 @@ def train_one(
     )
 
 
-def _parts(configuration: Configuration, root: str | Path | None) -> tuple:
+def build(
+    configuration: Configuration,
+    batches: Batches,
+    optimizers: Mapping[str, Callable[..., Optimizer]] = optim.OPTIMIZERS,
+) -> tuple[nn.Module, Optimizer]:
+    """Build the network of a configuration for batches, on their device, and its optimizer."""
+    inputs = batches.tensors[0]
+    network = models.MODELS[configuration["model"]]
+    model = network(shape=inputs.shape[1:], seed=configuration["seed"]).to(inputs.device)
+    hyper = {name: value for name, value in configuration.items() if name not in SETTING}
+    return model, optim.make(configuration["optimizer"], model, optimizers, **hyper)
+
+
+def parts(
+    configuration: Configuration, root: str | Path | None = None
+) -> tuple[TensorDataset, dict[str, TensorDataset]]:
     """Return the part to learn from and the part to judge on, standardised by the former."""
     train, test = DATASETS[configuration["data"]](root, size=configuration["size"])
     held_out = {"test": test}
     if configuration["validation"]:
         validation, train = split(train, configuration["validation"], seed=0)
         held_out = {"validation": validation}
+        held_out |= {"test": test} if configuration.get("test") else {}
     if configuration.get("examples"):
         train, _ = split(train, configuration["examples"], seed=0)
     train, *others = standardise(train, *held_out.values())

@@ -1,5 +1,6 @@
 """Mini-batches of a data set that stays on the device."""
 
+import copy
 from collections.abc import Iterator
 
 import torch
@@ -63,11 +64,19 @@ class Batches:
                 *(tensor.split(self.size) for tensor in self.tensors), strict=True
             )
             return
-        order = torch.randperm(self.examples, generator=self.generator).to(
-            self.tensors[0].device
-        )
-        for chosen in order.split(self.size):
+        for chosen in self.order().split(self.size):
             yield tuple(tensor[chosen] for tensor in self.tensors)
+
+    def order(self) -> Tensor:
+        """Draw the order of the coming epoch: indices of shape (N,), on the device."""
+        order = torch.randperm(self.examples, generator=self.generator)
+        return order.to(self.tensors[0].device)
+
+    def reseeded(self, seed: int) -> "Batches":
+        """Return batches of the same tensors, which are shared, in the order that another seed gives."""
+        other = copy.copy(self)
+        other.generator = torch.Generator().manual_seed(seed)
+        return other
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the state of the generator, from which the coming epochs follow."""
