@@ -81,7 +81,9 @@ class Stacks:
         ]
 
     def _fits(self, name: str) -> bool:
-        return name in LINEAR and self.optimizers.get(name) is optim.OPTIMIZERS[name]
+        own = self.optimizers.get(name)
+        standard = optim.OPTIMIZERS.get(name)
+        return name in LINEAR and optim.unwrapped(own) == optim.unwrapped(standard)
 
     def pays(self, group: Sequence[Configuration], steps: int = 4) -> bool:
         """Measure whether a step of the stack takes less time than one step of each of its runs alone."""

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from support.optim import OPTIMIZERS
+from support.optim import OPTIMIZERS, unwrapped
 from support.records import Configuration, Outcome, Records, Store, Value, identity
 from support.stacks import Stacks
 
@@ -283,11 +283,9 @@ def fingerprint(constructor: Callable) -> str | None:
     Put into a configuration as ``code`` it makes a run with an edited class, or with other keywords in a
     ``functools.partial``, another run. A class counts with its bases, and may come from a notebook.
     """
-    if any(
-        _parts_of(constructor) == _parts_of(standard) for standard in OPTIMIZERS.values()
-    ):
+    function, keywords = unwrapped(constructor)
+    if any((function, keywords) == unwrapped(known) for known in OPTIMIZERS.values()):
         return None
-    function, keywords = _parts_of(constructor)
     own = [
         part
         for part in getattr(function, "__mro__", [function])
@@ -305,15 +303,6 @@ def fingerprint(constructor: Callable) -> str | None:
     )
     whole = f"{function.__qualname__} {sorted(keywords.items())} {source}"
     return hashlib.sha256(whole.encode()).hexdigest()[:10]
-
-
-def _parts_of(constructor: Callable) -> tuple[Callable, dict]:
-    """Return the function or class behind a ``functools.partial``, and its keywords."""
-    keywords = {}
-    while hasattr(constructor, "func"):
-        keywords = constructor.keywords | keywords
-        constructor = constructor.func
-    return constructor, keywords
 
 
 def _ours_or_torchs(part: Callable) -> bool:

@@ -39,6 +39,7 @@ __all__ = [
     "clip",
     "hyper_parameters",
     "make",
+    "unwrapped",
 ]
 
 Constructor = Callable[..., Optimizer]
@@ -152,3 +153,12 @@ def hyper_parameters(constructor: Constructor) -> list[str]:
     if isinstance(constructor, Around):
         return ["base", *constructor.names()]
     return list(inspect.signature(constructor).parameters)[1:]
+
+
+def unwrapped(constructor: Constructor) -> tuple[Constructor, dict[str, Any]]:
+    """Return the function or class behind a ``functools.partial``, and its keywords."""
+    keywords = {}
+    while hasattr(constructor, "func"):
+        keywords = constructor.keywords | keywords
+        constructor = constructor.func
+    return constructor, keywords

@@ -98,6 +98,46 @@ def test_mlp_without_hidden_layers_is_linear():
     assert _parameters(mlp((1, 8, 8), hidden=(), seed=0)) == 64 * 10 + 10
 
 
+@pytest.mark.parametrize(
+    ("build", "shape", "number"),
+    [  # chabanenko, section 3: counted by hand
+        (models.deep_mlp, (1, 28, 28), 785 * 30 + 19 * 31 * 30 + 31 * 10),
+        (models.deep_mlp, (3, 32, 32), 3073 * 30 + 19 * 31 * 30 + 31 * 10),
+        (models.cnn, (1, 28, 28), 26 * 32 + 801 * 32 + (1568 + 1) * 256 + 2570),
+        (models.cnn, (3, 32, 32), 76 * 32 + 801 * 32 + (2048 + 1) * 256 + 2570),
+        (models.deep_cnn, (3, 32, 32), 7_989_770),
+    ],
+)
+def test_networks_of_the_batch_normalisation_study_have_their_parameters(
+    build, shape, number
+):
+    assert _parameters(build(shape, seed=0)) == number
+    normed = build(shape, seed=0, batchnorm=True)
+    scales = [m for m in normed.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
+    assert _parameters(normed) == number + 2 * sum(m.num_features for m in scales)
+    assert normed(torch.zeros(2, *shape)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", ["mlp_bn", "deep_mlp_bn", "cnn_bn", "deep_cnn_bn"])
+def test_batch_normalisation_stands_before_each_activation(name):
+    layers = list(MODELS[name]((1, 32, 32), seed=0))
+    for place, layer in enumerate(layers):
+        if isinstance(layer, nn.ReLU):
+            norm, linear = layers[place - 1], layers[place - 2]
+            assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
+            assert isinstance(linear, nn.Linear | nn.Conv2d)
+            assert norm.num_features == linear.weight.shape[0]
+    assert isinstance(layers[-1], nn.Linear)
+    assert len(layers) - len(list(MODELS[name[:-3]]((1, 32, 32), seed=0))) == sum(
+        isinstance(layer, nn.ReLU) for layer in layers
+    )
+
+
+def test_a_picture_too_small_for_the_poolings_is_refused():
+    with pytest.raises(ValueError, match=r"5 poolings .* shape \(1, 28, 28\)"):
+        models.deep_cnn((1, 28, 28), seed=0)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_the_seed_alone_decides_the_weights(name):
     shape = (1, 32, 32)
@@ -107,7 +147,13 @@ def test_the_seed_alone_decides_the_weights(name):
         torch.rand(5)
         again = _weights(MODELS[name](shape=shape, seed=3))
     assert torch.equal(first, again)
-    assert (first != _weights(MODELS[name](shape, seed=4))).float().mean() > 0.99
+    drawn = first != _weights(MODELS[name](shape, seed=4))
+    constant = sum(
+        part.weight.numel() + part.bias.numel()  # which start from one and zero
+        for part in MODELS[name](shape, seed=3).modules()
+        if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d)
+    )
+    assert (~drawn).sum() - constant < 0.01 * len(first)
 
 
 def test_the_weights_are_torchs_own_for_the_seed():
