@@ -1,6 +1,7 @@
 """Data sets as pairs of tensors, and mini-batches that live on the device."""
 
 from support.data.batches import Batches, split, standardise
+from support.data.cifar10 import cifar10
 from support.data.digits import digits
 from support.data.files import DataUnavailableError
 from support.data.mnist import mnist
@@ -9,11 +10,12 @@ __all__ = [
     "DATASETS",
     "Batches",
     "DataUnavailableError",
+    "cifar10",
     "digits",
     "mnist",
     "split",
     "standardise",
 ]
 
-DATASETS = {"digits": digits, "mnist": mnist}
+DATASETS = {"cifar10": cifar10, "digits": digits, "mnist": mnist}
 """Name in a configuration -> function ``(root, size) -> (train, test)``."""

@@ -3,10 +3,13 @@
 import contextlib
 import gzip
 import hashlib
+import io
 import os
+import pickle
 import socket
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,6 +28,7 @@ from support.data import (
     DATASETS,
     Batches,
     DataUnavailableError,
+    cifar10,
     digits,
     files,
     mnist,
@@ -32,6 +36,7 @@ from support.data import (
     standardise,
 )
 
+cifar10_module = sys.modules["support.data.cifar10"]
 mnist_module = sys.modules["support.data.mnist"]
 
 pytestmark = pytest.mark.usefixtures("untouched_random_state")
@@ -144,7 +149,43 @@ def test_mnist_of_odd_or_too_small_size_is_refused(size, tmp_path):
 
 
 def test_names_of_configurations_lead_to_the_data_sets():
-    assert {"digits": digits, "mnist": mnist} == DATASETS
+    assert {"cifar10": cifar10, "digits": digits, "mnist": mnist} == DATASETS
+
+
+# --- CIFAR-10 -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cifar10_root(data_root):
+    """Folder with the real CIFAR-10; tests that need it are skipped where it is not."""
+    if not (data_root / "cifar-10-batches-py").is_dir():
+        pytest.skip(f"{data_root} has no folder cifar-10-batches-py (torchvision's layout)")
+    return data_root
+
+
+def test_cifar10_is_that_of_torchvision_pixel_by_pixel(cifar10_root):
+    for train, ours in zip((True, False), cifar10(cifar10_root), strict=True):
+        theirs = torchvision.datasets.CIFAR10(cifar10_root, train=train)
+        pictures, classes = ours.tensors
+        assert pictures.shape == (50_000 if train else 10_000, 3, 32, 32)
+        assert (pictures.dtype, classes.dtype) == (torch.float32, torch.int64)
+        pixels = pictures.mul_(255).round_().to(torch.uint8).permute(0, 2, 3, 1)
+        assert torch.equal(pixels, torch.from_numpy(theirs.data))
+        assert classes.tolist() == theirs.targets
+
+
+def test_cifar10_is_found_through_the_variable(cifar10_root):
+    train, test = cifar10()
+    for part, each in ((train, 5000), (test, 1000)):
+        assert part.tensors[1].bincount().tolist() == [each] * 10
+        assert part.tensors[0].is_contiguous()
+        assert (part.tensors[0].min(), part.tensors[0].max()) == (0, 1)
+
+
+@pytest.mark.parametrize("size", [0, 28, 33, 64, -32])
+def test_cifar10_of_another_size_is_refused(size, tmp_path):
+    with pytest.raises(ValueError, match=f"32 pixels; got {size}"):
+        cifar10(tmp_path, size=size)
 
 
 # --- where files are ------------------------------------------------------------------------------------------
@@ -414,6 +455,119 @@ def test_mnist_without_network_names_the_missing_file(tmp_path, tiny, monkeypatc
         mnist(tmp_path)
     assert str(missing) in str(caught.value)
     assert len(os.listdir(missing.parent)) == 3
+
+
+def _python_2_pickle(pixels: np.ndarray, labels: list[int]) -> bytes:
+    """Return the pickle of a batch as Python 2 wrote it, in the opcodes of the official files."""
+    raw = pixels.tobytes()
+    return (
+        b"\x80\x02}(U\x06labels]("
+        + b"".join(b"K" + bytes([k]) for k in labels)
+        + b"eU\x04data"
+        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01"
+        b"M"
+        + len(pixels).to_bytes(2, "little")
+        + b"M\x00\x0c\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R"
+        b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
+        b"T" + len(raw).to_bytes(4, "little") + raw + b"tbu."
+    )
+
+
+@pytest.fixture
+def small(monkeypatch, mirror):
+    """Make CIFAR-10 a set of six batches of two random pictures on the local mirror; gives what they hold."""
+    generator = np.random.default_rng(0)
+    batches = {
+        name: (generator.integers(0, 256, (2, 3072), dtype=np.uint8), [k, 9 - k])
+        for k, name in enumerate(cifar10_module.MD5)
+    }
+    contents = {name: _python_2_pickle(*batch) for name, batch in batches.items()}
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:gz") as tar:
+        for name, content in {"../outside": b"unwanted", **contents}.items():
+            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    name = "cifar-10-python.tar.gz"
+    mirror.content = {name: archive.getvalue()}
+    md5 = {key: hashlib.md5(content).hexdigest() for key, content in contents.items()}
+    monkeypatch.setattr(cifar10_module, "MD5", md5)
+    monkeypatch.setattr(
+        cifar10_module, "ARCHIVE", (name, hashlib.md5(mirror.content[name]).hexdigest())
+    )
+    monkeypatch.setattr(cifar10_module, "MIRRORS", (mirror.url("right"),))
+    return batches
+
+
+def test_cifar10_is_downloaded_unpacked_and_read(tmp_path, small):
+    root = tmp_path / "new"
+    train, test = cifar10(root)
+    names = list(small)
+    for dataset, chosen in ((train, names[:5]), (test, names[5:])):
+        pixels = np.concatenate([small[name][0] for name in chosen]).reshape(-1, 3, 32, 32)
+        expected = pixels.astype(np.float32) / np.float32(255)
+        np.testing.assert_array_equal(dataset.tensors[0].numpy(), expected)
+        assert dataset.tensors[1].tolist() == [k for name in chosen for k in small[name][1]]
+    assert sorted(os.listdir(root)) == ["cifar-10-batches-py", "cifar-10-python.tar.gz"]
+    assert sorted(os.listdir(root / "cifar-10-batches-py")) == sorted(small)
+    assert os.listdir(tmp_path) == [
+        "new"
+    ]  # a path in the archive that leads out is ignored
+
+
+@pytest.mark.parametrize("damaged", [None, b"", b"damaged"])
+def test_a_damaged_batch_of_cifar10_is_replaced_from_the_archive(
+    tmp_path, small, mirror, monkeypatch, nowhere, damaged
+):
+    whole = cifar10(tmp_path)
+    path = tmp_path / "cifar-10-batches-py" / "data_batch_3"
+    path.unlink() if damaged is None else path.write_bytes(damaged)
+    monkeypatch.setattr(cifar10_module, "MIRRORS", (nowhere,))
+    again = cifar10(tmp_path)
+    assert len(mirror.requests) == 1
+    for one, other in zip(whole, again, strict=True):
+        assert all(map(torch.equal, one.tensors, other.tensors))
+
+
+def test_right_files_of_cifar10_need_no_archive(tmp_path, small, monkeypatch, nowhere):
+    cifar10(tmp_path)
+    (tmp_path / "cifar-10-python.tar.gz").unlink()
+    monkeypatch.setattr(cifar10_module, "MIRRORS", (nowhere,))
+    assert [len(part) for part in cifar10(tmp_path)] == [10, 2]
+
+
+def test_cifar10_without_network_says_what_is_wrong_and_what_to_do(
+    tmp_path, small, monkeypatch, nowhere
+):
+    cifar10(tmp_path)
+    (tmp_path / "cifar-10-python.tar.gz").unlink()
+    (tmp_path / "cifar-10-batches-py" / "data_batch_2").write_bytes(b"damaged")
+    (tmp_path / "cifar-10-batches-py" / "test_batch").unlink()
+    monkeypatch.setattr(cifar10_module, "MIRRORS", (nowhere,))
+    with pytest.raises(DataUnavailableError) as caught:
+        cifar10(tmp_path)
+    for part in (
+        str(tmp_path / "cifar-10-batches-py"),
+        "data_batch_2, test_batch",
+        str(tmp_path / "cifar-10-python.tar.gz"),
+        nowhere,
+        cifar10_module.ARCHIVE[1],
+        "SUPPORT_DATA",
+    ):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("wanted", [os.getcwd, eval, np.load])
+def test_a_batch_of_cifar10_can_call_nothing_but_arrays(
+    tmp_path, small, monkeypatch, wanted
+):
+    cifar10(tmp_path)
+    forged = pickle.dumps({"data": wanted}, protocol=2)
+    (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(forged)
+    md5 = cifar10_module.MD5 | {"test_batch": hashlib.md5(forged).hexdigest()}
+    monkeypatch.setattr(cifar10_module, "MD5", md5)
+    with pytest.raises(pickle.UnpicklingError, match="only arrays of numpy"):
+        cifar10(tmp_path)
 
 
 # --- parts ----------------------------------------------------------------------------------------------------
