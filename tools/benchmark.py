@@ -2,7 +2,8 @@
 
 Each row compares variants of the same work. They take turns, round after round, so that a change in the
 machine's speed hits all of them. Here stands the training loop: the table holds the median time of each way
-and its ratio to the first. The optimizers are measured after it (``tools/benchmark_optimizers.py``).
+and its ratio to the first. Stacks of runs (``tools/benchmark_stacks.py``) and the optimizers
+(``tools/benchmark_optimizers.py``) are measured after it.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from torchvision import datasets, transforms
 from support import data, models, sweep, training
 from support.data import files
 from support.records import RESULTS
-from tools import benchmark_optimizers, timing
+from tools import benchmark_optimizers, benchmark_stacks, timing
 
 BATCH, STEPS = 100, 60
 
@@ -113,7 +114,9 @@ def bench(root: str | None, rounds: int, device: str) -> pd.DataFrame:
 
 def main() -> None:
     """Measure what is asked for, and write it to ``support/results/benchmarks``."""
-    parser = timing.options(__doc__, ["training", *benchmark_optimizers.BENCHMARKS])
+    parser = timing.options(
+        __doc__, ["training", "stacks", *benchmark_optimizers.BENCHMARKS]
+    )
     parser.add_argument("--root", help="folder of the data sets, for the training loop")
     parser.add_argument(
         "--methods", nargs="+", metavar="NAME", help="how the names of the optimizers begin"
@@ -128,6 +131,8 @@ def main() -> None:
         target = RESULTS / "benchmarks" / "training.csv"
         timing.write(timing.joined(table, target), target)
         print(table.iloc[:, :4].to_string(index=False))
+    if "stacks" in given.only:
+        benchmark_stacks.run(given.rounds, given.device)
     benchmark_optimizers.run(given.only, chosen, given.rounds, given.device)
 
 

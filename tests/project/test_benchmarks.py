@@ -10,7 +10,7 @@ from torch import nn
 from torch.profiler import record_function
 
 from tools import benchmark_optimizers as bench
-from tools import timing
+from tools import benchmark_stacks, timing
 from tools.optimizer_variants import NEVER, OURS, REFERENCE, Kind, Method, methods
 
 COLUMNS = [
@@ -203,3 +203,22 @@ def test_the_recorded_table_is_that_of_these_benchmarks():
     ]
     recorded = ours.dropna(subset="target").set_index(["benchmark", "method"])["target"]
     assert recorded.to_dict() == wanted
+
+
+def test_the_benchmark_of_stacks_measures_both_ways_and_chooses_the_faster(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(benchmark_stacks, "TABLE", tmp_path / "stacks.csv")
+    monkeypatch.setattr(benchmark_stacks, "NETWORKS", {"mlp_bn": ((1, 4, 4), 2, 8.0)})
+    monkeypatch.setattr(benchmark_stacks, "RUNS", (1, 3))
+    benchmark_stacks.run(rounds=1)
+    table = pd.read_csv(benchmark_stacks.TABLE)
+    assert table["runs"].tolist() == [1, 1, 3, 3]
+    assert table["variant"].tolist() == ["ordinary loop", "one stack"] * 2
+    assert (table["runs per second"] > 0).all()
+    assert (table["times the ordinary loop"][::2] == 1).all()
+    for _, pair in table.groupby("runs"):
+        fastest = pair["runs per second"].idxmax()
+        assert pair["chosen"].sum() == 1
+        assert pair["chosen"][fastest]
+    assert set(ENVIRONMENT) <= set(table)
