@@ -19,6 +19,7 @@ FORBIDDEN = {
     "stacks": {"sweep", "plotting"},
     "sweep": {"plotting"},
     "plotting": {"data", "models", "optim", "training", "sweep"},
+    "noise": {"data", "models", "optim", "training", "sweep", "plotting", "surfaces"},
     "records": {"data", "models", "optim", "training", "sweep", "plotting", "surfaces"},
 }
 files = sorted(PACKAGE.rglob("*.py"))
