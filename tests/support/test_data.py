@@ -29,6 +29,9 @@ from support.data import (
     Batches,
     DataUnavailableError,
     cifar10,
+    clutter,
+    cluttered_digits,
+    cluttered_mnist,
     digits,
     files,
     mnist,
@@ -149,7 +152,159 @@ def test_mnist_of_odd_or_too_small_size_is_refused(size, tmp_path):
 
 
 def test_names_of_configurations_lead_to_the_data_sets():
-    assert {"cifar10": cifar10, "digits": digits, "mnist": mnist} == DATASETS
+    assert {
+        "cifar10": cifar10,
+        "cluttered_digits": cluttered_digits,
+        "cluttered_mnist": cluttered_mnist,
+        "digits": digits,
+        "mnist": mnist,
+    } == DATASETS
+
+
+# --- cluttered MNIST ------------------------------------------------------------------------------------------
+
+
+def _numbered(number: int, side: int = 12) -> torch.Tensor:
+    """Return pictures of which each pixel is another whole number, so that its origin can be read from it."""
+    return torch.arange(1.0, number * side * side + 1).view(number, 1, side, side)
+
+
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@given(st.integers(2, 9), st.integers(12, 40), st.integers(0, 5), st.integers(0, 2**31))
+def test_clutter_is_what_the_recipe_says_picture_by_picture(number, size, pieces, seed):
+    pictures = _numbered(number)
+    canvas = clutter(pictures, size, pieces, generator=_seeded(seed))
+    generator = _seeded(
+        seed
+    )  # the order of draws is part of the recipe: rows, columns, ...
+
+    def draw(low, high):
+        return torch.randint(low, high, (number,), generator=generator).tolist()
+
+    expected = np.zeros((number, size, size))
+    rows, columns = draw(0, size - 11), draw(0, size - 11)
+    for k in range(number):
+        expected[k, rows[k] : rows[k] + 12, columns[k] : columns[k] + 12] = pictures[k, 0]
+    for _ in range(pieces):
+        other, u, v = draw(1, number), draw(0, 5), draw(0, 5)
+        rows, columns = draw(0, size - 7), draw(0, size - 7)
+        for k in range(number):
+            source = pictures[(k + other[k]) % number, 0].numpy()
+            piece = source[u[k] : u[k] + 8, v[k] : v[k] + 8]
+            place = expected[k, rows[k] : rows[k] + 8, columns[k] : columns[k] + 8]
+            np.maximum(place, piece, out=place)
+    np.testing.assert_array_equal(canvas[:, 0].numpy(), expected)
+
+
+def test_the_digit_is_unaltered_where_no_piece_falls():
+    pictures = _numbered(50)
+    without = clutter(pictures, 60, 0, generator=_seeded(3))
+    cluttered = clutter(pictures, 60, 4, generator=_seeded(3))
+    for k in range(50):
+        assert torch.equal(without[k][without[k] > 0], pictures[k].flatten())
+    own = (pictures.flatten(1).min(1).values, pictures.flatten(1).max(1).values)
+    low, high = (bound.view(-1, 1, 1, 1) for bound in own)
+    changed = cluttered != without
+    foreign = (cluttered < low) | (cluttered > high)
+    assert foreign[changed].all()  # every change comes of another picture
+    assert changed.flatten(1).sum(1).min() > 0
+    assert changed.flatten(1).sum(1).max() <= 4 * 64
+
+
+def test_places_and_pieces_are_uniform():
+    pictures = torch.ones(4000, 1, 8, 8)
+    where = clutter(pictures, 12, 0, generator=_seeded(0))[:, 0].flatten(1).argmax(1)
+    counts = torch.stack([where // 12, where % 12]).flatten().bincount()
+    assert len(counts) == 5
+    assert abs(counts / 8000 - 0.2).max() < 0.02
+    pieces = clutter(
+        torch.cat([pictures[:1], 0 * pictures[1:3]]), 12, 1, generator=_seeded(0)
+    )
+    assert pieces[1:].amax((1, 2, 3)).tolist() in ([0, 1], [1, 0], [1, 1], [0, 0])
+
+
+def test_the_same_seed_gives_the_same_pictures_and_another_others():
+    (train, test), again = cluttered_digits(), cluttered_digits(seed=0)
+    other = cluttered_digits(seed=1)
+    assert torch.equal(train.tensors[0], again[0].tensors[0])
+    assert torch.equal(test.tensors[0], again[1].tensors[0])
+    assert not torch.equal(train.tensors[0], other[0].tensors[0])
+    assert torch.equal(train.tensors[1], other[0].tensors[1])
+    found = [
+        hashlib.md5((255 * part.tensors[0]).round().byte().numpy())
+        for part in (train, test)
+    ]
+    assert [one.hexdigest() for one in found] == [
+        "4e7e6cfea806980b6f97ae1cd49500e9",
+        "63e9ea8491b035012b2d6d5043857dd1",
+    ]
+
+
+@pytest.mark.parametrize("size", [60, 100])
+def test_cluttered_digits_have_the_form_of_cluttered_mnist(size):
+    for ours, plain in zip(cluttered_digits(size=size), digits(), strict=True):
+        pictures, classes = ours.tensors
+        assert pictures.shape == (len(plain), 1, size, size)
+        assert (pictures.dtype, classes.dtype) == (torch.float32, torch.int64)
+        assert torch.equal(classes, plain.tensors[1])
+        assert pictures.min() == 0
+        assert 0.8 < pictures.max() <= 1
+
+
+@pytest.mark.parametrize("size", [60, 100])
+def test_no_test_digit_is_in_the_training_part(monkeypatch, size):
+    parts = [
+        TensorDataset(torch.full((number, 1, 28, 28), value), torch.arange(number) % 10)
+        for number, value in ((30, 0.25), (20, 0.75))
+    ]
+    module = sys.modules["support.data.cluttered_mnist"]
+    monkeypatch.setattr(module, "mnist", lambda root: parts)
+    for ours, plain, value in zip(
+        cluttered_mnist(size=size), parts, (0.25, 0.75), strict=True
+    ):
+        assert ours.tensors[0].unique().tolist() == [0, value]
+        assert torch.equal(ours.tensors[1], plain.tensors[1])
+        assert (ours.tensors[0] > 0).flatten(1).sum(1).max() > 28 * 28
+
+
+def test_cluttered_mnist_of_the_real_digits(data_root):
+    began = time.perf_counter()
+    cluttered = cluttered_mnist(data_root)
+    assert time.perf_counter() - began < 60
+    for ours, plain in zip(cluttered, mnist(data_root), strict=True):
+        pictures, classes = ours.tensors
+        assert pictures.shape == (len(plain), 1, 60, 60)
+        assert (pictures.min(), pictures.max()) == (0, 1)
+        assert torch.equal(classes, plain.tensors[1])
+        more = pictures.mean() * 3600 / (plain.tensors[0].mean() * 784)
+        assert (
+            1.3 < more < 1.7
+        )  # a piece has more white than a picture, whose border is black
+
+
+@pytest.mark.parametrize("size", [0, 28, 59, 64, -60])
+@pytest.mark.parametrize("dataset", [cluttered_mnist, cluttered_digits])
+def test_a_canvas_of_another_size_is_refused(dataset, size, tmp_path):
+    with pytest.raises(ValueError, match=f"60 or 100 pixels; got {size}"):
+        dataset(tmp_path, size=size)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "size", "pieces", "complaint"),
+    [
+        (torch.zeros(1, 1, 9, 9), 20, 1, "N at least 2"),
+        (torch.zeros(3, 3, 9, 9), 20, 1, r"\(N, 1, h, w\)"),
+        (torch.zeros(3, 1, 7, 9), 20, 1, "h, w at least 8"),
+        (torch.zeros(3, 1, 9, 11), 10, 1, "11 or more; got 10"),
+        (torch.zeros(3, 1, 9, 9), 20, -1, "0 or more; got -1"),
+    ],
+)
+def test_clutter_refuses_what_it_cannot_place(pictures, size, pieces, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        clutter(pictures, size, pieces, generator=_seeded(0))
 
 
 # --- CIFAR-10 -------------------------------------------------------------------------------------------------
