@@ -196,14 +196,14 @@ def _run_group(
                 f"({type(error).__name__}: {error})",
                 stacklevel=2,
             )
-    if not together:
+    if together:
+        where = environment(stacks.device) | {"together": len(group)}
+        for configuration, outcome in zip(group, outcomes, strict=True):
+            store.write(configuration, outcome, where)
+    else:
         for configuration in group:
             _run_one(train_one, configuration, store)
-        return len(group)
-    where = environment(stacks.device) | {"together": len(group)}
-    for configuration, outcome in zip(group, outcomes, strict=True):
-        store.write(configuration, outcome, where)
-    shutil.rmtree(store.checkpoint(_name(group)).parent)
+    shutil.rmtree(store.checkpoint(_name(group)).parent)  # also of a stack that failed
     return len(group)
 
 

@@ -285,6 +285,7 @@ def test_a_stack_that_cannot_be_trained_is_trained_run_by_run(
         found = sweep.run(training.train_one, runs, Store(tmp_path), stacks=Stacks())
     assert set(found.runs["status"]) == {"finished"}
     assert "together" not in found.runs
+    assert not list((tmp_path / ".unfinished").iterdir())
 
 
 def test_a_search_over_stacks_chooses_what_a_search_of_single_runs_does(tmp_path, always):
