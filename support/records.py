@@ -280,6 +280,28 @@ def inventory(kind: str) -> pd.DataFrame:
     return table.set_index("id") if "id" in table else table
 
 
+def oscillation(values: Iterable[float]) -> float:
+    """Return the standard deviation of a curve about its trend, in the unit of its values.
+
+    The square root of the mean of (y_{t+1} - 2 y_t + y_{t-1})^2 / 6. Second differences remove a trend as far as
+    it is straight over three neighbouring values; for a line plus independent noise of variance s^2 the square
+    of the result is s^2 on average.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than three values.
+    """
+    curve = [float(value) for value in values]
+    if len(curve) < 3:
+        raise ValueError(f"values must be three or more; got {len(curve)}")
+    bends = [
+        before - 2 * here + after
+        for before, here, after in zip(curve, curve[1:], curve[2:], strict=False)
+    ]
+    return math.sqrt(sum(bend**2 for bend in bends) / (6 * len(bends)))
+
+
 def compare(
     ours: pd.DataFrame, theirs: pd.DataFrame, on: Iterable[str] = ("optimizer", "metric")
 ) -> pd.DataFrame:

@@ -15,9 +15,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import TensorDataset
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassJaccardIndex
 
 from support import models, optim
-from support.data import DATASETS, Batches, split, standardise
+from support.data import DATASETS, Batches, Pictures, batches, split, standardise
+from support.data.pictures import VOID
 from support.records import Configuration, Outcome
 
 Measure = Callable[[Tensor, Tensor], Tensor]
@@ -28,19 +31,66 @@ class Task:
     """What a network is trained for.
 
     ``loss`` maps outputs and targets of a batch to the mean loss of its examples; each of ``metrics`` maps
-    them to a sum over the examples, which is divided by their number at the end.
+    them to a sum over the examples, which is divided by their number at the end. What is no mean over examples
+    is measured by ``gathered``: constructors of metrics of torchmetrics.
     """
 
     loss: Measure
     metrics: Mapping[str, Measure] = field(default_factory=dict)
+    gathered: Mapping[str, Callable[[], Metric]] = field(default_factory=dict)
 
 
 def _correct(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs.argmax(1) == targets).sum()
 
 
+def _among_five(outputs: Tensor, targets: Tensor) -> Tensor:
+    best = outputs.topk(min(5, outputs.shape[1]), dim=1).indices
+    return (best == targets[:, None]).sum()
+
+
+def _pixels(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean cross-entropy of the pixels that count; 0 where none does."""
+    total = F.cross_entropy(outputs, targets, ignore_index=VOID, reduction="sum")
+    return total / (targets != VOID).sum().clamp(min=1)
+
+
+def _signal_to_noise(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the sum over pictures of the PSNR in decibels, for values in [0, 1]."""
+    return (-10 * (outputs - targets).square().flatten(1).mean(1).log10()).sum()
+
+
 classification = Task(F.cross_entropy, {"accuracy": _correct})
 """Cross-entropy and the share of right answers, of logits (N, classes) against classes (N,)."""
+classification_top5 = Task(
+    F.cross_entropy, {"accuracy": _correct, "top-5 accuracy": _among_five}
+)
+"""The same, and the share of examples whose class is among the five likeliest (errata ZH-14 to ZH-17)."""
+super_resolution = Task(F.mse_loss, {"PSNR": _signal_to_noise})
+"""Mean square error, and the mean over pictures of the PSNR in decibels (errata ZH-20, ZH-21)."""
+
+
+def segmentation(classes: int) -> Task:
+    """Cross-entropy of pixels and mean intersection over union (errata ZH-18, ZH-19).
+
+    Of logits (N, classes, H, W) against classes (N, H, W); pixels of class 255 count in neither. The counts of
+    the mean IoU are gathered over the whole data set; a class that occurs neither in the targets nor in the
+    answers does not enter the mean.
+    """
+
+    def mean_iou() -> Metric:
+        return MulticlassJaccardIndex(classes, ignore_index=VOID, validate_args=False)
+
+    return Task(_pixels, gathered={"mean IoU": mean_iou})
+
+
+TASKS: dict[str, Task | Callable[[int], Task]] = {
+    "classification": classification,
+    "classification top-5": classification_top5,
+    "segmentation": segmentation,
+    "super-resolution": super_resolution,
+}
+"""Name in a configuration -> task, or what makes it for a number of classes."""
 
 
 class _Means:
@@ -48,6 +98,7 @@ class _Means:
 
     def __init__(self, task: Task) -> None:
         self.task, self.sums, self.examples = task, {}, 0
+        self.gathered = {name: metric() for name, metric in task.gathered.items()}
 
     def add(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
         values = {"loss": loss.detach() * len(targets)}
@@ -57,10 +108,15 @@ class _Means:
         }
         for name, value in values.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
+        for metric in self.gathered.values():
+            metric.to(outputs.device).update(outputs.detach(), targets)
         self.examples += len(targets)
 
     def result(self) -> dict[str, float]:
-        return {name: value.item() / self.examples for name, value in self.sums.items()}
+        means = {name: value.item() / self.examples for name, value in self.sums.items()}
+        return means | {
+            name: metric.compute().item() for name, metric in self.gathered.items()
+        }
 
 
 @contextlib.contextmanager
@@ -162,7 +218,7 @@ def fit(
         ``finished``, or ``diverged`` at the first epoch in which a loss is infinite or NaN.
     """
     checkpoint = Path(checkpoint) if checkpoint else None
-    device = train.tensors[0].device
+    device = train.device
     outcome, seconds, start = Outcome("finished"), 0.0, 0
     pieces = {"model": model, "optimizer": optimizer, "train": train}
     pieces |= {"scheduler": scheduler} if scheduler else {}
@@ -259,6 +315,10 @@ SETTING = frozenset(
         "batch",
         "epochs",
         "seed",
+        "task",
+        "classes",
+        "width",
+        "pretrained",
     }
 )
 """Entries of a configuration that :func:`train_one` reads itself; the others are hyper-parameters."""
@@ -271,6 +331,7 @@ def train_one(
     root: str | Path | None = None,
     device: str = "cpu",
     optimizers: Mapping[str, Callable[..., Optimizer]] = optim.OPTIMIZERS,
+    workers: int = 0,
 ) -> Outcome:
     """Train one network as a configuration says.
 
@@ -282,7 +343,8 @@ def train_one(
         evaluated as *validation*; with 0 the model learns from all and the *test* part is evaluated),
         optionally ``test`` (true: the test part is evaluated as well as the validation part),
         ``optimizer``, ``batch``, ``epochs``, ``seed`` (of the initial weights and of the order), optionally
-        ``examples`` (learn from so many only); all other entries go to the optimizer.
+        ``examples`` (learn from so many only), ``task`` (name in :data:`TASKS`), ``classes``, ``width`` and
+        ``pretrained`` (go to the network); all other entries go to the optimizer.
     checkpoint
         See :func:`fit`.
     root
@@ -291,6 +353,8 @@ def train_one(
         Where to train.
     optimizers
         Name -> constructor.
+    workers
+        Processes that read pictures ahead (:class:`support.data.Streamed`).
 
     Returns
     -------
@@ -298,18 +362,26 @@ def train_one(
         See :func:`fit`.
     """
     train, held_out = parts(configuration, root)
-    seed = configuration["seed"]
-    batches = Batches(train, configuration["batch"], seed=seed, device=device)
-    model, optimizer = build(configuration, batches, optimizers)
+    seed, how = configuration["seed"], {"device": device, "workers": workers}
+    learned = batches(train, configuration["batch"], seed=seed, **how)
+    model, optimizer = build(configuration, learned, optimizers)
+    size = 100 if isinstance(train, Pictures) else 1000
     return fit(
         model,
         optimizer,
-        batches,
-        {name: Batches(part, 1000, device=device) for name, part in held_out.items()},
+        learned,
+        {name: batches(part, size, **how) for name, part in held_out.items()},
         epochs=configuration["epochs"],
+        task=task_of(configuration),
         seed=seed,
         checkpoint=checkpoint,
     )
+
+
+def task_of(configuration: Configuration) -> Task:
+    """Return the task that a configuration names; classification where it names none."""
+    task = TASKS[configuration.get("task", "classification")]
+    return task if isinstance(task, Task) else task(configuration["classes"])
 
 
 def build(
@@ -318,17 +390,22 @@ def build(
     optimizers: Mapping[str, Callable[..., Optimizer]] = optim.OPTIMIZERS,
 ) -> tuple[nn.Module, Optimizer]:
     """Build the network of a configuration for batches, on their device, and its optimizer."""
-    inputs = batches.tensors[0]
     network = models.MODELS[configuration["model"]]
-    model = network(shape=inputs.shape[1:], seed=configuration["seed"]).to(inputs.device)
+    choices = {
+        name: configuration[name]
+        for name in ("classes", "width", "pretrained")
+        if name in configuration
+    }
+    model = network(shape=batches.shape, seed=configuration["seed"], **choices)
+    model = model.to(batches.device)
     hyper = {name: value for name, value in configuration.items() if name not in SETTING}
     return model, optim.make(configuration["optimizer"], model, optimizers, **hyper)
 
 
 def parts(
     configuration: Configuration, root: str | Path | None = None
-) -> tuple[TensorDataset, dict[str, TensorDataset]]:
-    """Return the part to learn from and the part to judge on, standardised by the former."""
+) -> tuple[TensorDataset | Pictures, dict[str, TensorDataset | Pictures]]:
+    """Return the part to learn from and the parts to judge on, tensors standardised by the former."""
     train, test = DATASETS[configuration["data"]](root, size=configuration["size"])
     held_out = {"test": test}
     if configuration["validation"]:
@@ -337,5 +414,7 @@ def parts(
         held_out |= {"test": test} if configuration.get("test") else {}
     if configuration.get("examples"):
         train, _ = split(train, configuration["examples"], seed=0)
+    if isinstance(train, Pictures):  # their views standardise
+        return train.to_learn_from(), held_out
     train, *others = standardise(train, *held_out.values())
     return train, dict(zip(held_out, others, strict=True))

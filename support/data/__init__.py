@@ -1,24 +1,39 @@
-"""Data sets as pairs of tensors, and mini-batches that live on the device."""
+"""Data sets as pairs of tensors or as pictures in files, and mini-batches of them on the device."""
 
-from support.data.batches import Batches, split, standardise
+from support.data.batches import Batches, Streamed, batches, split, standardise
 from support.data.cifar10 import cifar10
 from support.data.cluttered_mnist import clutter, cluttered_digits, cluttered_mnist
 from support.data.digits import digits
+from support.data.div2k import div2k
 from support.data.files import DataUnavailableError
+from support.data.imagenet import imagenet100, imagenette
 from support.data.mnist import mnist
+from support.data.pictures import Pictures
+from support.data.shapes import shape_masks, shape_patches, shapes
+from support.data.voc2012 import voc2012
 
 __all__ = [
     "DATASETS",
     "Batches",
     "DataUnavailableError",
+    "Pictures",
+    "Streamed",
+    "batches",
     "cifar10",
     "clutter",
     "cluttered_digits",
     "cluttered_mnist",
     "digits",
+    "div2k",
+    "imagenet100",
+    "imagenette",
     "mnist",
+    "shape_masks",
+    "shape_patches",
+    "shapes",
     "split",
     "standardise",
+    "voc2012",
 ]
 
 DATASETS = {
@@ -26,6 +41,13 @@ DATASETS = {
     "cluttered_digits": cluttered_digits,
     "cluttered_mnist": cluttered_mnist,
     "digits": digits,
+    "div2k": div2k,
+    "imagenet100": imagenet100,
+    "imagenette": imagenette,
     "mnist": mnist,
+    "shape_masks": shape_masks,
+    "shape_patches": shape_patches,
+    "shapes": shapes,
+    "voc2012": voc2012,
 }
 """Name in a configuration -> function ``(root, size) -> (train, test)``."""

@@ -1,11 +1,13 @@
-"""Mini-batches of a data set that stays on the device."""
+"""Mini-batches of a data set that stays on the device, or is streamed to it."""
 
 import copy
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
+
+from support.data.pictures import Pictures
 
 
 class Batches:
@@ -53,6 +55,16 @@ class Batches:
         """Number N of examples in an epoch."""
         return len(self.tensors[0])
 
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of the inputs of one example."""
+        return self.tensors[0].shape[1:]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the batches are."""
+        return self.tensors[0].device
+
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
         return -(-self.examples // self.size)
@@ -70,7 +82,7 @@ class Batches:
     def order(self) -> Tensor:
         """Draw the order of the coming epoch: indices of shape (N,), on the device."""
         order = torch.randperm(self.examples, generator=self.generator)
-        return order.to(self.tensors[0].device)
+        return order.to(self.device)
 
     def reseeded(self, seed: int) -> "Batches":
         """Return batches of the same tensors, which are shared, in the order that another seed gives."""
@@ -88,9 +100,76 @@ class Batches:
             self.generator.set_state(state["generator"])
 
 
+class Streamed(Batches):
+    """Mini-batches of pictures that are read, and shown in their view, while the network learns.
+
+    Used as :class:`Batches` are, for data sets that do not fit into memory. With a seed each example gets a
+    seed of its own in each epoch, so that what its view draws depends neither on the number of workers nor
+    on an interruption.
+
+    Parameters
+    ----------
+    dataset
+        The pictures.
+    size, seed, device
+        See :class:`Batches`.
+    workers
+        Processes that read ahead; 0 reads in this process.
+    """
+
+    def __init__(
+        self,
+        dataset: Pictures,
+        size: int,
+        *,
+        seed: int | None = None,
+        device: str | torch.device = "cpu",
+        workers: int = 0,
+    ) -> None:
+        few = TensorDataset(*(part[None] for part in dataset[0]))
+        super().__init__(few, size, seed=seed, device=device)
+        self.dataset, self.workers = dataset, workers
+
+    @property
+    def examples(self) -> int:
+        """Number N of examples in an epoch."""
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        """Yield the batches of one epoch."""
+        if self.generator is None:
+            items = [(index, 0) for index in range(self.examples)]
+        else:
+            order = torch.randperm(self.examples, generator=self.generator)
+            seeds = torch.randint(2**62, (self.examples,), generator=self.generator)
+            items = list(zip(order.tolist(), seeds.tolist(), strict=True))
+        chunks = [items[at : at + self.size] for at in range(0, len(items), self.size)]
+        for batch in DataLoader(
+            self.dataset,
+            batch_sampler=chunks,
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+        ):
+            yield tuple(part.to(self.device, non_blocking=True) for part in batch)
+
+
+def batches(
+    dataset: TensorDataset | Pictures, size: int, *, workers: int = 0, **how
+) -> Batches:
+    """Return batches that stay on the device for tensors, and streamed ones for pictures.
+
+    ``how`` is ``seed`` and ``device``; pictures of different shapes come one by one, whatever the ``size``,
+    as far as they are shown plain.
+    """
+    if not isinstance(dataset, Pictures):
+        return Batches(dataset, size, **how)
+    alike = dataset.alike or dataset.learning
+    return Streamed(dataset, size if alike else 1, workers=workers, **how)
+
+
 def split(
-    dataset: TensorDataset, first: int, *, seed: int
-) -> tuple[TensorDataset, TensorDataset]:
+    dataset: TensorDataset | Pictures, first: int, *, seed: int
+) -> tuple[TensorDataset | Pictures, ...]:
     """Split a data set at random into two parts, the first with ``first`` examples.
 
     Raises
@@ -102,6 +181,8 @@ def split(
         raise ValueError(f"first must lie between 1 and {len(dataset) - 1}; got {first}")
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
     parts = order[:first], order[first:]
+    if isinstance(dataset, Pictures):
+        return tuple(dataset.subset(part) for part in parts)
     return tuple(
         TensorDataset(*(tensor[part] for tensor in dataset.tensors)) for part in parts
     )

@@ -1,8 +1,9 @@
 """Where the files of a data set are, and how they get there."""
 
+import contextlib
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 with warnings.catch_warnings():  # its progress bar, which is not used, asks for a widget
@@ -66,6 +67,19 @@ def fetch(path: Path, md5: str, mirrors: Sequence[str]) -> Path:
         + f"\nDownload it from one of these addresses by other means, put it at {path}, or point the argument "
         "`root` or the variable SUPPORT_DATA at a folder that holds it."
     )
+
+
+@contextlib.contextmanager
+def unavailable(name: str, root: Path, inside: str) -> Iterator[None]:
+    """Turn the errors of a library that downloads or reads a data set into one that says what to do."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DataUnavailableError(
+            f"{name} is not in {root / inside}, or not whole, and could not be downloaded: "
+            f"{type(error).__name__}: {str(error)[:300]}\nPut it there by other means, or point the argument "
+            f"`root` or the variable SUPPORT_DATA at a folder that holds {inside}."
+        ) from error
 
 
 def _download(url: str, file: str, _: object) -> None:

@@ -1,29 +1,13 @@
-"""The networks of the experiments, with initial weights that depend on nothing but a seed."""
+"""LeNet-5, and the multilayer perceptrons and convolutional networks of E14-E17."""
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from functools import partial, wraps
+from collections.abc import Sequence
 from itertools import pairwise
 
-import torch
 from torch import nn
 
-
-def seeded(constructor: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """Give a constructor a keyword ``seed`` from which torch draws the initial weights.
-
-    The global random state is left as it was.
-    """
-
-    @wraps(constructor)
-    def build(*args, seed: int, **kwargs) -> nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            # torch.manual_seed would seed every GPU too
-            torch.default_generator.manual_seed(seed)
-            return constructor(*args, **kwargs)
-
-    return build
+from support.models.seeded import seeded
 
 
 @seeded
@@ -157,12 +141,3 @@ def deep_cnn(
 def _dense(inputs: int, outputs: int, batchnorm: bool) -> list[nn.Module]:
     norm = [nn.BatchNorm1d(outputs)] if batchnorm else []
     return [nn.Linear(inputs, outputs), *norm, nn.ReLU()]
-
-
-_SOURCE = {"mlp": mlp, "deep_mlp": deep_mlp, "cnn": cnn, "deep_cnn": deep_cnn}
-MODELS: dict[str, Callable[..., nn.Module]] = (
-    {"lenet5": lenet5}
-    | _SOURCE
-    | {f"{name}_bn": partial(build, batchnorm=True) for name, build in _SOURCE.items()}
-)
-"""Name in a configuration -> constructor, called with the shape of one example; ``_bn`` normalises batches."""
