@@ -126,7 +126,7 @@ class Streamed(Batches):
         device: str | torch.device = "cpu",
         workers: int = 0,
     ) -> None:
-        few = TensorDataset(*(part[None] for part in dataset[0]))
+        few = TensorDataset(*(part[None] for part in dataset[0])) if dataset else dataset
         super().__init__(few, size, seed=seed, device=device)
         self.dataset, self.workers = dataset, workers
 
@@ -148,6 +148,7 @@ class Streamed(Batches):
             self.dataset,
             batch_sampler=chunks,
             num_workers=self.workers,
+            generator=torch.Generator(),  # else it draws from the global random state
             pin_memory=self.device.type == "cuda",
         ):
             yield tuple(part.to(self.device, non_blocking=True) for part in batch)

@@ -700,3 +700,26 @@ def test_a_failed_run_is_not_a_recorded_one(three):
     three.write(A | {"seed": 5}, Outcome("failed", [], "no memory"), {"device": "abacus"})
     found = badge(three.load(), [A, A | {"seed": 5}])
     assert (found.kind, found.text[:8]) == ("partial", "1 of the")
+
+
+# --- oscillation ----------------------------------------------------------------------------------------------
+
+
+def test_a_straight_curve_does_not_oscillate_and_a_zigzag_does():
+    assert records.oscillation([3 - 0.5 * t for t in range(9)]) == pytest.approx(
+        0, abs=1e-12
+    )
+    zigzag = [(-1) ** t for t in range(8)]  # second differences of size 4
+    assert records.oscillation(zigzag) == pytest.approx((16 / 6) ** 0.5)
+    assert records.oscillation([1, 2, 4]) == pytest.approx((1 / 6) ** 0.5)
+
+
+def test_oscillation_is_the_deviation_of_the_noise_about_a_trend():
+    noise = np.random.default_rng(0).normal(scale=0.3, size=4000)
+    curve = [0.01 * t + value for t, value in enumerate(noise)]
+    assert records.oscillation(curve) == pytest.approx(0.3, rel=0.03)
+
+
+def test_oscillation_of_two_values_is_refused():
+    with pytest.raises(ValueError, match="three or more; got 2"):
+        records.oscillation([1.0, 2.0])

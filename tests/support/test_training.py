@@ -16,6 +16,7 @@ from resumable import EPOCHS, STEPS, job
 from torch import nn
 from torch.optim import lr_scheduler
 from torch.utils.data import TensorDataset
+from torchmetrics.image import PeakSignalNoiseRatio
 
 from support import models, training
 from support.data import Batches, digits, standardise
@@ -707,3 +708,106 @@ def test_train_one_resumes_from_its_checkpoint(tmp_path):
     train_one(configuration | {"epochs": 1}, tmp_path / "checkpoint.pt")
     resumed = train_one(configuration, tmp_path / "checkpoint.pt")
     assert _without_seconds(resumed) == _without_seconds(train_one(configuration))
+
+
+# --- tasks of the experiments with pictures -------------------------------------------------------------------
+
+
+def test_top_5_counts_the_examples_whose_class_is_among_the_five_likeliest():
+    outputs = torch.tensor([[6.0, 5, 4, 3, 2, 1], [1, 2, 3, 4, 5, 6], [0, 9, 1, 8, 2, 7]])
+    targets = torch.tensor([0, 0, 4])  # first; last of six; fourth
+    metrics = training.classification_top5.metrics
+    assert metrics["accuracy"](outputs, targets) == 1
+    assert metrics["top-5 accuracy"](outputs, targets) == 2
+    few = outputs[:, :3]
+    assert metrics["top-5 accuracy"](few, torch.tensor([2, 2, 0])) == 3
+
+
+def _pictures_of_classes(answers, classes):
+    """Return logits whose largest entry is the answer, of shape (N, classes, H, W)."""
+    return 10.0 * torch.nn.functional.one_hot(answers, classes).permute(0, 3, 1, 2)
+
+
+def test_mean_iou_gathers_its_counts_over_all_pictures_and_leaves_out_the_border():
+    targets = torch.tensor([[[0, 0, 1], [1, 255, 255]], [[0, 0, 0], [0, 0, 1]]])
+    answers = torch.tensor([[[0, 1, 1], [1, 2, 2]], [[0, 0, 0], [0, 0, 0]]])
+    outputs = _pictures_of_classes(answers, 4)
+    model = nn.Identity()
+    task = training.segmentation(4)
+    measured = evaluate(model, Batches(TensorDataset(outputs, targets), 1), task)
+    # class 0: 6 in common of 8; class 1: 2 of 4; classes 2 and 3 occur nowhere where it counts
+    assert measured["mean IoU"] == pytest.approx((6 / 8 + 2 / 4) / 2)
+    assert set(measured) == {"loss", "mean IoU"}
+
+
+def test_the_loss_of_a_segmentation_is_the_mean_over_the_pixels_that_count():
+    generator = torch.Generator().manual_seed(0)
+    outputs = torch.randn(2, 4, 3, 5, generator=generator, dtype=torch.double)
+    targets = torch.randint(4, (2, 3, 5), generator=generator)
+    targets[0, :2], targets[1, :, 0] = 255, 255
+    probabilities = outputs.exp() / outputs.exp().sum(1, keepdim=True)
+    by_hand = [
+        -math.log(probabilities[n, targets[n, i, j], i, j])
+        for n, i, j in itertools.product(range(2), range(3), range(5))
+        if targets[n, i, j] != 255
+    ]
+    loss = training.segmentation(4).loss
+    assert len(by_hand) == 5 + 12
+    assert loss(outputs, targets).item() == pytest.approx(sum(by_hand) / len(by_hand))
+    outputs.requires_grad_()
+    nothing = loss(outputs, torch.full_like(targets, 255))
+    nothing.backward()
+    assert nothing == 0
+    assert not outputs.grad.any()
+
+
+def test_psnr_is_the_mean_over_pictures():
+    targets = torch.zeros(2, 3, 4, 4, dtype=torch.double)
+    outputs = targets + torch.tensor([0.005, 0.03]).sqrt().view(2, 1, 1, 1)
+    batches = Batches(TensorDataset(outputs, targets), 2)
+    measured = evaluate(nn.Identity(), batches, training.super_resolution)
+    assert measured["loss"] == pytest.approx(0.0175)
+    assert measured["PSNR"] == pytest.approx(19.12, abs=0.005)  # erratum ZH-21
+    theirs = PeakSignalNoiseRatio(1.0, reduction="elementwise_mean", dim=(1, 2, 3))
+    theirs.update(outputs, targets)
+    assert measured["PSNR"] == pytest.approx(theirs.compute().item())
+    assert -10 * math.log10(measured["loss"]) == pytest.approx(17.57, abs=0.005)
+
+
+PICTURES = {
+    "classification top-5": dict(data="shapes", size=32, model="resnet18", classes=12),
+    "segmentation": dict(
+        data="shape_masks", size=32, model="fcn32s", classes=5, width=1 / 32
+    ),
+    "super-resolution": dict(data="shape_patches", size=16, model="espcn"),
+}
+
+
+@pytest.mark.parametrize("task", PICTURES)
+def test_a_configuration_names_its_task_and_an_interrupted_run_goes_on(task, tmp_path):
+    wanted = PICTURES[task] | dict(
+        task=task, validation=40, test=True, examples=24, batch=8, seed=1
+    )
+    wanted |= dict(optimizer="momentum", lr=0.01)
+    whole = train_one(wanted | dict(epochs=2))
+    metrics = {row[2] for row in whole.history}
+    assert (
+        metrics
+        == {"loss"}
+        | {
+            "classification top-5": {"accuracy", "top-5 accuracy"},
+            "segmentation": {"mean IoU"},
+            "super-resolution": {"PSNR"},
+        }[task]
+    )
+    assert {row[1] for row in whole.history} == {"train", "validation", "test"}
+    path = tmp_path / "checkpoint.pt"
+    train_one(wanted | dict(epochs=1), path)
+    resumed = train_one(wanted | dict(epochs=2), path)
+    assert _without_seconds(resumed) == _without_seconds(whole)
+
+
+def test_a_task_without_a_name_is_classification():
+    assert training.task_of({}) is training.classification
+    assert training.task_of({"task": "super-resolution"}) is training.super_resolution
+    assert "mean IoU" in training.task_of({"task": "segmentation", "classes": 3}).gathered
