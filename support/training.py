@@ -6,91 +6,18 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import TensorDataset
-from torchmetrics import Metric
-from torchmetrics.classification import MulticlassJaccardIndex
 
 from support import models, optim
 from support.data import DATASETS, Batches, Pictures, batches, split, standardise
-from support.data.pictures import VOID
 from support.records import Configuration, Outcome
-
-Measure = Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a network is trained for.
-
-    ``loss`` maps outputs and targets of a batch to the mean loss of its examples; each of ``metrics`` maps
-    them to a sum over the examples, which is divided by their number at the end. What is no mean over examples
-    is measured by ``gathered``: constructors of metrics of torchmetrics.
-    """
-
-    loss: Measure
-    metrics: Mapping[str, Measure] = field(default_factory=dict)
-    gathered: Mapping[str, Callable[[], Metric]] = field(default_factory=dict)
-
-
-def _correct(outputs: Tensor, targets: Tensor) -> Tensor:
-    return (outputs.argmax(1) == targets).sum()
-
-
-def _among_five(outputs: Tensor, targets: Tensor) -> Tensor:
-    best = outputs.topk(min(5, outputs.shape[1]), dim=1).indices
-    return (best == targets[:, None]).sum()
-
-
-def _pixels(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean cross-entropy of the pixels that count; 0 where none does."""
-    total = F.cross_entropy(outputs, targets, ignore_index=VOID, reduction="sum")
-    return total / (targets != VOID).sum().clamp(min=1)
-
-
-def _signal_to_noise(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the sum over pictures of the PSNR in decibels, for values in [0, 1]."""
-    return (-10 * (outputs - targets).square().flatten(1).mean(1).log10()).sum()
-
-
-classification = Task(F.cross_entropy, {"accuracy": _correct})
-"""Cross-entropy and the share of right answers, of logits (N, classes) against classes (N,)."""
-classification_top5 = Task(
-    F.cross_entropy, {"accuracy": _correct, "top-5 accuracy": _among_five}
-)
-"""The same, and the share of examples whose class is among the five likeliest (errata ZH-14 to ZH-17)."""
-super_resolution = Task(F.mse_loss, {"PSNR": _signal_to_noise})
-"""Mean square error, and the mean over pictures of the PSNR in decibels (errata ZH-20, ZH-21)."""
-
-
-def segmentation(classes: int) -> Task:
-    """Cross-entropy of pixels and mean intersection over union (errata ZH-18, ZH-19).
-
-    Of logits (N, classes, H, W) against classes (N, H, W); pixels of class 255 count in neither. The counts of
-    the mean IoU are gathered over the whole data set; a class that occurs neither in the targets nor in the
-    answers does not enter the mean.
-    """
-
-    def mean_iou() -> Metric:
-        return MulticlassJaccardIndex(classes, ignore_index=VOID, validate_args=False)
-
-    return Task(_pixels, gathered={"mean IoU": mean_iou})
-
-
-TASKS: dict[str, Task | Callable[[int], Task]] = {
-    "classification": classification,
-    "classification top-5": classification_top5,
-    "segmentation": segmentation,
-    "super-resolution": super_resolution,
-}
-"""Name in a configuration -> task, or what makes it for a number of classes."""
+from support.tasks import Task, classification, task_of
 
 
 class _Means:
@@ -343,8 +270,8 @@ def train_one(
         evaluated as *validation*; with 0 the model learns from all and the *test* part is evaluated),
         optionally ``test`` (true: the test part is evaluated as well as the validation part),
         ``optimizer``, ``batch``, ``epochs``, ``seed`` (of the initial weights and of the order), optionally
-        ``examples`` (learn from so many only), ``task`` (name in :data:`TASKS`), ``classes``, ``width`` and
-        ``pretrained`` (go to the network); all other entries go to the optimizer.
+        ``examples`` (learn from so many only), ``task`` (name in :data:`support.tasks.TASKS`), and ``classes``,
+        ``width`` and ``pretrained``, which go to the network; all other entries go to the optimizer.
     checkpoint
         See :func:`fit`.
     root
@@ -376,12 +303,6 @@ def train_one(
         seed=seed,
         checkpoint=checkpoint,
     )
-
-
-def task_of(configuration: Configuration) -> Task:
-    """Return the task that a configuration names; classification where it names none."""
-    task = TASKS[configuration.get("task", "classification")]
-    return task if isinstance(task, Task) else task(configuration["classes"])
 
 
 def build(
@@ -416,5 +337,7 @@ def parts(
         train, _ = split(train, configuration["examples"], seed=0)
     if isinstance(train, Pictures):  # their views standardise
         return train.to_learn_from(), held_out
+    if not train.tensors[0].is_floating_point():  # words of a vocabulary
+        return train, held_out
     train, *others = standardise(train, *held_out.values())
     return train, dict(zip(held_out, others, strict=True))

@@ -10,6 +10,7 @@ from support.models.fcn32s import fcn32s
 from support.models.plain import cnn, deep_cnn, deep_mlp, lenet5, mlp
 from support.models.resnet import resnet18
 from support.models.seeded import seeded
+from support.models.tagger import tagger
 
 __all__ = [
     "MODELS",
@@ -22,6 +23,7 @@ __all__ = [
     "mlp",
     "resnet18",
     "seeded",
+    "tagger",
 ]
 
 _SOURCE = {"mlp": mlp, "deep_mlp": deep_mlp, "cnn": cnn, "deep_cnn": deep_cnn}
@@ -33,6 +35,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = (
         "lenet5": lenet5,
         "resnet18": resnet18,
         "resnet18_cifar": partial(resnet18, stem="cifar"),
+        "tagger": tagger,
     }
     | _SOURCE
     | {f"{name}_bn": partial(build, batchnorm=True) for name, build in _SOURCE.items()}

@@ -15,6 +15,7 @@ FORBIDDEN = {
     "models": {"data", "optim", "training", "sweep", "plotting"},
     "optim": {"data", "models", "training", "sweep", "plotting"},
     "surfaces": {"data", "models", "training", "sweep", "plotting"},
+    "tasks": {"models", "optim", "training", "sweep", "plotting"},
     "training": {"sweep", "stacks", "plotting"},
     "stacks": {"sweep", "plotting"},
     "sweep": {"plotting"},
