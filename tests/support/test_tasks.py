@@ -216,7 +216,7 @@ def test_the_tagger_is_an_lstm_on_each_sentence_alone():
 def test_the_methods_of_the_experiment_train_the_tagger(name):
     hyper = {
         "kfac": dict(lr=0.1, damping=0.03, unknown="ignore"),
-        "shampoo": dict(lr=0.1),
+        "shampoo": dict(lr=0.1, interval=10, block=128),  # of the embeddings
         "sam": dict(lr=0.3, rho=0.1),
         "lion": dict(lr=0.001),
     }[name]
