@@ -20,7 +20,13 @@ from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn, JupyterCacheAbstract
 from jupyter_cache.executors.utils import ExecutionResult, single_nb_execution
 
-from tools import map_page, optimizers_page, update_rules_page
+from tools import (
+    glossary_page,
+    map_page,
+    optimizers_page,
+    sources_page,
+    update_rules_page,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / "_build" / ".jupyter_cache"
@@ -29,8 +35,10 @@ ALL_CLAIMS = ROOT / "support" / "results" / "inventory" / "claims.csv"
 QUIET = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "SUPPORT_PROGRESS": "0"}
 TIMEOUT = 300  # seconds that one cell may take
 GENERATED = {  # pages of book/ that are written at every build, besides the claims
+    "glossary": glossary_page.text,
     "map": map_page.text,
     "optimizers": optimizers_page.text,
+    "sources": sources_page.text,
     "update_rules": update_rules_page.text,
 }
 WORKERS = min(4, os.cpu_count() or 1)  # each holds a kernel with torch, about 0.6 GB
