@@ -8,12 +8,13 @@ from torch import nn
 from support.models.espcn import espcn
 from support.models.fcn32s import fcn32s
 from support.models.plain import cnn, deep_cnn, deep_mlp, lenet5, mlp
-from support.models.resnet import resnet18
+from support.models.resnet import cifar_resnet, resnet18
 from support.models.seeded import seeded
 from support.models.tagger import tagger
 
 __all__ = [
     "MODELS",
+    "cifar_resnet",
     "cnn",
     "deep_cnn",
     "deep_mlp",
@@ -36,6 +37,11 @@ MODELS: dict[str, Callable[..., nn.Module]] = (
         "resnet18": resnet18,
         "resnet18_cifar": partial(resnet18, stem="cifar"),
         "tagger": tagger,
+    }
+    | {
+        f"resnet{depth}{name}": partial(cifar_resnet, depth=depth, skips=skips)
+        for depth in (20, 56, 110)
+        for name, skips in (("", True), ("_noskip", False))
     }
     | _SOURCE
     | {f"{name}_bn": partial(build, batchnorm=True) for name, build in _SOURCE.items()}

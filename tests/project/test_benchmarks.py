@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.profiler import record_function
 
+from tools import benchmark_landscape, benchmark_stacks, timing
 from tools import benchmark_optimizers as bench
-from tools import benchmark_stacks, timing
 from tools.optimizer_variants import NEVER, OURS, REFERENCE, Kind, Method, methods
 
 COLUMNS = [
@@ -222,3 +222,27 @@ def test_the_benchmark_of_stacks_measures_both_ways_and_chooses_the_faster(
         assert pair["chosen"].sum() == 1
         assert pair["chosen"][fastest]
     assert set(ENVIRONMENT) <= set(table)
+
+
+def test_the_benchmark_of_surfaces_measures_a_plain_loop_beside_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark_landscape, "TABLE", tmp_path / "landscape.csv")
+    small = {"small": ("mlp_bn", (1, 4, 4), 4, 4.0)}
+    monkeypatch.setattr(benchmark_landscape, "NETWORKS", small)
+    monkeypatch.setattr(benchmark_landscape, "IMAGES", 30)
+    benchmark_landscape.run(rounds=1)
+    table = pd.read_csv(benchmark_landscape.TABLE)
+    assert table["variant"].tolist() == ["plain loop", "surface"]
+    assert (table["points per second"] > 0).all()
+    assert table["times the plain loop"][0] == 1
+    assert table["points at once"].isin([1, 32]).all()
+    assert set(ENVIRONMENT) <= set(table)
+
+
+def test_the_plain_loop_leaves_the_network_as_it_was():
+    model = benchmark_landscape.models.mlp((1, 4, 4), seed=0)
+    before = [value.clone() for value in model.parameters()]
+    batches = benchmark_landscape.examples((1, 4, 4), "cpu")
+    found = benchmark_landscape.landscape.directions(model, seed=0)
+    benchmark_landscape.plain(model, batches, found, torch.tensor([[0.5, 1.0]]))()
+    for value, old in zip(model.parameters(), before, strict=True):
+        assert torch.equal(value, old)

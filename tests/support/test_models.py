@@ -311,3 +311,78 @@ def test_espcn_is_convolutions_tanh_and_a_shuffle_as_written_down():
     skipping = models.espcn(skip=True, seed=0)
     bicubic = F.interpolate(small, scale_factor=4, mode="bicubic")
     torch.testing.assert_close(skipping(small), large + bicubic)
+
+
+# --- residual networks for CIFAR --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("depth", "number"),  # the paper: 0.27, 0.85 and 1.7 million; counted by hand below
+    [(20, 269_722), (56, 853_018), (110, 1_727_962)],
+)
+@pytest.mark.parametrize("skips", ["", "_noskip"])
+def test_residual_networks_have_the_parameters_and_layers_of_the_paper(
+    depth, number, skips
+):
+    model, n = MODELS[f"resnet{depth}{skips}"]((3, 32, 32), seed=0), (depth - 2) // 6
+    counted = 27 * 16 + 2 * 16 + 650
+    inputs = 16
+    for maps in (16, 32, 64):
+        convolutions = 9 * maps * (inputs + (2 * n - 1) * maps)
+        counted, inputs = counted + convolutions + 2 * n * 2 * maps, maps
+    assert _parameters(model) == number == counted
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert len(layers) == depth
+
+
+def test_resnet20_is_convolutions_and_skips_as_written_down():
+    model = models.cifar_resnet((3, 16, 16), classes=4, seed=0)
+    x = pictures = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    model.train()(pictures)  # so that the running statistics are not those of the start
+    model.eval()
+
+    def norm(x, layer):
+        mean, variance = (v[:, None, None] for v in (layer.running_mean, layer.running_var))
+        return (x - mean) / (variance + layer.eps).sqrt()  # scale one, shift zero
+
+    x = norm(torch.conv2d(x, model[0].weight, padding=1), model[1]).clamp(min=0)
+    sides = [x.shape[-1]]
+    for place in range(3, 12):
+        block, stride = model[place], 2 if place in (6, 9) else 1
+        y = torch.conv2d(x, block.conv1.weight, padding=1, stride=stride)
+        y = norm(y, block.norm1).clamp(min=0)
+        y = norm(torch.conv2d(y, block.conv2.weight, padding=1), block.norm2)
+        skip = torch.zeros_like(y)
+        skip[:, : x.shape[1]] = x[:, :, ::stride, ::stride]
+        x = (y + skip).clamp(min=0)
+        sides.append(x.shape[-1])
+    assert sides == [16] * 4 + [8] * 3 + [4] * 3
+    logits = x.mean((2, 3)) @ model[-1].weight.T + model[-1].bias
+    torch.testing.assert_close(model(pictures), logits, rtol=1e-4, atol=1e-4)
+
+
+def test_without_skips_a_block_that_gives_nothing_blocks():
+    pictures = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    outputs = []
+    for skips in (True, False):
+        model = models.cifar_resnet((3, 8, 8), depth=8, skips=skips, seed=0).eval()
+        nn.init.zeros_(model[4].norm2.weight)
+        outputs.append(model(pictures))
+    assert outputs[0].any()
+    assert not outputs[1].any()
+
+
+def test_the_weights_of_residual_networks_are_those_of_he():
+    weight = models.cifar_resnet(depth=110, seed=0)[-4].conv2.weight  # 64 maps of 3 x 3
+    assert weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.02)
+
+
+@pytest.mark.parametrize("depth", [2, 18, 21, -4])
+def test_other_depths_are_refused(depth):
+    with pytest.raises(ValueError, match=rf"depth must be 6 n \+ 2, .*; got {depth}"):
+        models.cifar_resnet(depth=depth, seed=0)
+
+
+def test_pictures_without_channels_are_refused():
+    with pytest.raises(ValueError, match=r"\(channels, height, width\); got \(32, 32\)"):
+        models.cifar_resnet((32, 32), seed=0)
