@@ -424,12 +424,9 @@ def badge(
     wanted = {identity(configuration) for configuration in configurations}
     runs = recorded_runs.only(wanted).runs
     have = int((runs["status"] != "failed").sum()) if len(runs) else 0
+    what = "runs of the study" if sample else "full runs"
     if not have:
-        return Badge(
-            "not run", f"none of the {len(wanted)} full runs has been recorded yet"
-        )
+        return Badge("not run", f"none of the {len(wanted)} {what} has been recorded yet")
     kind = "sample" if sample else "complete" if have == len(wanted) else "partial"
     where = ", ".join(sorted(set(runs["device"].dropna())))
-    return Badge(
-        kind, f"{have} of the {len(wanted)} full runs are recorded, run on {where}"
-    )
+    return Badge(kind, f"{have} of the {len(wanted)} {what} are recorded, run on {where}")

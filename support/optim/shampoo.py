@@ -54,6 +54,7 @@ class Shampoo(Method):
         Coupled: it is added to the gradient before everything else.
     interval
         The roots are renewed at the steps 1, 1 + interval, 1 + 2 interval, ...; the :math:`H^i` at every step.
+        With a small ``eps`` the roots of the first step make the steps up to the next renewal very long.
     block
         Dimensions larger than this are cut, and each block of the tensor is preconditioned for itself.
     graft

@@ -673,7 +673,8 @@ def test_a_badge_says_how_many_of_the_runs_are_recorded_and_where(
 ):
     found = badge(three.load(), configurations, sample=sample)
     assert found.kind == kind
-    assert found.text == f"{number} full runs are recorded, run on abacus"
+    what = "runs of the study" if sample else "full runs"
+    assert found.text == f"{number} {what} are recorded, run on abacus"
     shown = found._repr_mimebundle_()
     assert f'record-badge record-{kind}"' in shown["text/html"]
     assert shown["text/plain"] == f"{kind}: {found.text}"
@@ -684,7 +685,8 @@ def test_a_badge_of_runs_that_are_not_there_says_so(three, sample):
     for some in (Records.empty(), three.load()):
         found = badge(some, [A | {"seed": 5}, A | {"seed": 6}], sample=sample)
         assert found.kind == "not run"
-        assert found.text == "none of the 2 full runs has been recorded yet"
+        what = "runs of the study" if sample else "full runs"
+        assert found.text == f"none of the 2 {what} has been recorded yet"
         assert 'record-badge record-not"' in found._repr_mimebundle_()["text/html"]
 
 

@@ -79,7 +79,7 @@ class KFAC(Method):
     sharing
         Of weights over positions: ``"expand"`` takes each position for a row (for convolutions KFC),
         ``"reduce"`` averages inputs and sums gradients over the positions of an example first (Eschenhagen
-        et al. 2023).
+        et al. 2023). An LSTM is always expanded.
     momentum
         :math:`\mu`, of the preconditioned gradient.
     weight_decay
