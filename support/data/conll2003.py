@@ -39,7 +39,7 @@ def conll2003(
     -------
     tuple
         Two data sets of pairs: words as int64 of shape (N, T) with values in [0, size), 0 where a sentence is
-        filled up; tags as int64 of shape (N, T), in the order of :data:`TAGS`, 255 where it is filled up.
+        filled up; tags as int64 of shape (N, T), in the order of ``TAGS``, 255 where it is filled up.
 
     Raises
     ------
@@ -84,7 +84,7 @@ def encoded(
 ) -> tuple[TensorDataset, TensorDataset]:
     """Return sentences as numbers, by a vocabulary of the ``size`` most frequent words of the training part.
 
-    Numbers 1 to 4 stand for the other words, by their form (:data:`RARE`); words of equal frequency are taken
+    Numbers 1 to 4 stand for the other words, by their form (``RARE``); words of equal frequency are taken
     in the order of their letters.
 
     Raises

@@ -33,7 +33,7 @@ def imagenet100(
     -------
     tuple
         Pairs of inputs, standardised float32 of shape (3, size, size), and classes, int64 scalars in the order
-        of :data:`CLASSES`.
+        of ``CLASSES``.
 
     Raises
     ------

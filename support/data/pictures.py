@@ -26,7 +26,7 @@ class Pictures(Dataset):
         Map-style data set of pairs: a picture (PIL, or uint8 of shape (3, H, W)), and a class, a mask (PIL,
         or uint8 of shape (H, W)) or ``None``.
     plain, augmenting
-        Views: functions of such a pair, as :class:`torchvision.tv_tensors.Image` and, for masks, ``Mask``,
+        Views: functions of such a pair, as ``torchvision.tv_tensors.Image`` and, for masks, ``Mask``,
         to the tensors of an example. The first shows the example as it is judged, the second as it is
         learned from; what it draws comes from a seed of the example's own.
     classes
@@ -116,7 +116,7 @@ class Masked(nn.Module):
     """View of a picture with a mask: standardised float32 of shape (3, H, W), and int64 of shape (H, W).
 
     Whole for judging; for learning a random crop of size x size pixels, flipped in half of the cases, and
-    where the picture is smaller it is filled up with pixels of class :data:`VOID`.
+    where the picture is smaller it is filled up with pixels of class ``VOID`` (255).
     """
 
     def __init__(self, size: int, *, augment: bool) -> None:

@@ -51,7 +51,7 @@ def voc2012(
     -------
     tuple
         Pairs of inputs, standardised float32 of shape (3, H, W), and classes of the pixels, int64 of shape
-        (H, W) in the order of :data:`CLASSES`, 255 for pixels that do not count.
+        (H, W) in the order of ``CLASSES``, 255 for pixels that do not count.
 
     Raises
     ------
@@ -62,7 +62,9 @@ def voc2012(
     there = (folder / "VOCdevkit" / "VOC2012" / "SegmentationClass").is_dir()
     with files.unavailable("VOC2012", folder, "VOCdevkit/VOC2012"):
         sources = [
-            VOCSegmentation(folder, "2012", image_set=part, download=not there)
+            VOCSegmentation(
+                folder, "2012", image_set=part, download=not there and part == "train"
+            )
             for part in ("train", "val")
         ]
     return tuple(
