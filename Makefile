@@ -10,7 +10,7 @@ TWO = -q -n 2 --dist loadscope
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help book test browser lint unit pages site run lab colab bench mutants publish outputs picture address format clean
+.PHONY: help book test browser lint unit pages site run lab links colab bench mutants publish outputs picture address format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -27,8 +27,11 @@ run: $(STAMP)  ## run an experiment: NOTEBOOK=mnist_lenet ARGS="-p scale quick"
 lab: $(STAMP)  ## open the pages in JupyterLab
 	@$(BIN)/jupyter lab
 
-colab: $(STAMP)  ## execute every page as on Colab, oldest and newest torch: ARGS="--brief", ARGS=lectures/adam.ipynb
+colab: $(STAMP)  ## execute the pages as on Colab, with the oldest and the newest torch: ARGS="--brief"
 	@$(BIN)/python -m tools.colab $(ARGS)
+
+links: book  ## ask every address outside the book whether it answers (needs the internet)
+	@$(BIN)/jupyter-book build . --builder linkcheck --quiet
 
 bench: $(STAMP)  ## measure training loop and optimizers beside others: ARGS="--only lenet5 --rounds 5"
 	@$(BIN)/python -m tools.benchmark $(ARGS)
