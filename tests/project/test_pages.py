@@ -4,12 +4,14 @@ import ast
 import json
 import re
 from functools import cache
+from itertools import pairwise
 from statistics import median
 
 import nbformat
 import pytest
 import yaml
 from IPython.core.inputtransformer2 import TransformerManager
+from markdown_it import MarkdownIt
 
 from support import records
 from tools import address, outputs
@@ -202,6 +204,55 @@ def test_an_experiment_has_one_cell_of_parameters(name):
     assert sum("parameters" in tags(cell) for cell in code_cells(name)) == 1
 
 
+def hidden(source):
+    """Return what a reader of plain Markdown, as on Colab, does not see, or sees as code."""
+    definitions = {}
+    tokens = list(flat(MarkdownIt("commonmark").parse(source, definitions)))
+    found = [f"definition of a link: {name}" for name in definitions.get("references", ())]
+    for token, following in pairwise([*tokens, None]):
+        if token.type == "link_open" and following.type == "link_close":
+            found.append(f"link without words: {token.attrs['href']}")
+        elif token.type == "fence" and token.info.startswith("{"):
+            found.append(f"directive as code: {token.info}")
+        elif token.type.startswith("html") and "<!--" in token.content:
+            found.append(f"comment: {token.content}")
+        elif token.type == "code_block" and ":::" in token.content:
+            found.append(f"directive as code: {token.content}")
+    return found
+
+
+def flat(tokens):
+    """Yield tokens and all that is inside them."""
+    for token in tokens:
+        yield token
+        yield from flat(token.children or ())
+
+
 @pytest.mark.parametrize("name", names)
-def test_directives_have_colons_so_that_colab_shows_their_text(name):
-    assert "```{" not in text(name)
+def test_colab_shows_all_text(name):
+    found = {cell.id: hidden(cell.source) for cell in read(name).cells if is_text(cell)}
+    assert {key: what for key, what in found.items() if what} == {}
+
+
+def is_text(cell):
+    return cell.cell_type == "markdown"
+
+
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [
+        ("See [](momentum.ipynb).", "link without words: momentum.ipynb"),
+        ("```{note}\nText $x$.\n```", "directive as code: {note}"),
+        ("~~~{math}\nx\n~~~", "directive as code: {math}"),
+        ("A\n\n    :::{note}\n    Text.\n    :::", "directive as code: :::{note}"),
+        ("Text <!-- more --> text", "comment: <!-- more -->"),
+        ("[note]: # (more)", "definition of a link: NOTE"),
+    ],
+)
+def test_what_colab_would_hide_is_found(source, complaint):
+    (found,) = hidden(source)
+    assert found.startswith(complaint)
+    assert (
+        hidden("[Momentum](momentum.ipynb)\n\n:::{note}\nText\n:::\n\n```python\n1\n```")
+        == []
+    )
