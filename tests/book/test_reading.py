@@ -2,6 +2,8 @@
 
 import re
 
+from axe_playwright_python.base import AXE_SCRIPT
+
 RAW = r"\\\(|\\\[|\$\$|\$[^$\n]*\\[a-z]+[^$\n]*\$|:::|\{(eq|prf:ref|ref|cite(:\w)?|doc)\}`"
 
 # What is written in an article outside of code, mathematics that is set left out.
@@ -60,6 +62,26 @@ WIDE = """() => {
     .concat('the document').slice(0, 10);
 }"""
 
+# What axe-core calls serious or worse. Formulas, most of the elements of a page, are boxes of their size meanwhile.
+SERIOUS = """async () => {
+  const formulas = [...document.querySelectorAll('mjx-container')];
+  const parts = formulas.map(e => [e.scrollWidth, [...e.childNodes]]);
+  formulas.forEach((e, i) => {
+    const box = document.createElement('span');
+    box.style.cssText = `display: inline-block; width: ${parts[i][0]}px`;
+    box.textContent = 'formula';
+    e.replaceChildren(box);
+  });
+  try {
+    const options = {resultTypes: ['violations'], elementRef: false};
+    const {violations} = await axe.run(document, options);
+    return violations.filter(v => ['serious', 'critical'].includes(v.impact))
+      .map(v => [v.id, v.help, v.nodes.map(n => n.target.join(' '))]);
+  } finally {
+    formulas.forEach((e, i) => e.replaceChildren(...parts[i][1]));
+  }
+}"""
+
 
 def test_mathematics_is_set(opened):
     page = opened.page
@@ -107,3 +129,23 @@ def test_a_phone_shows_the_page_at_its_own_width(opened_at_night):
 
 def test_the_console_is_clean_on_a_phone(opened_at_night):
     assert opened_at_night.complaints == []
+
+
+def serious(visit):
+    """Return what axe-core finds in a page: rule, what it asks for, where."""
+    visit.page.evaluate(AXE_SCRIPT)
+    return visit.page.evaluate(SERIOUS)
+
+
+def test_axe_finds_nothing_serious(opened):
+    assert serious(opened) == []
+
+
+def test_axe_finds_nothing_serious_on_a_dark_phone(opened_at_night):
+    assert serious(opened_at_night) == []
+
+
+def test_axe_finds_a_picture_without_words(visit):
+    seen = visit("book/introduction.html")
+    seen.page.evaluate("document.querySelector('article').append(new Image(9, 9))")
+    assert [rule for rule, *_ in serious(seen)] == ["image-alt"]
