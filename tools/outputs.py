@@ -18,6 +18,7 @@ METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
+GPU = {"accelerator": "GPU", "colab": {"gpuType": "T4"}}  # Colab then opens the page on one
 VOLATILE = {"ExecuteTime", "collapsed", "execution", "jupyter", "papermill", "scrolled"}
 
 
@@ -35,7 +36,8 @@ def tidy(notebook: NotebookNode, executed: NotebookNode) -> NotebookNode:
             # nbval compares outputs only of cells with a count; always 1, so that new cells change no others.
             cell.execution_count = 1 if keeps(cell) else None
             cell.outputs = joined(source.outputs) if keeps(cell) else []
-    notebook.metadata = nbformat.from_dict(METADATA)
+    asked = GPU if "accelerator" in notebook.metadata else {}
+    notebook.metadata = nbformat.from_dict(METADATA | asked)
     return notebook
 
 

@@ -5,6 +5,7 @@ import json
 import re
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from statistics import median
 
 import nbformat
@@ -31,6 +32,15 @@ TAGS = {
     "remove-output",
     "solution",
     "student-assert",
+}
+# Their scales above the smallest are made for a GPU: Colab shall open them on one.
+ON_A_GPU = {
+    "batchnorm",
+    "cifar10_resnet18",
+    "cluttered_mnist",
+    "div2k_superresolution",
+    "imagenet100_resnet18",
+    "voc2012_fcn32s",
 }
 DRAWING = {
     "plt": {"figure", "subplots", "subplot_mosaic", "plot"},
@@ -82,7 +92,8 @@ def test_the_contents_name_every_page_once_and_no_other():
 def test_a_page_is_valid_and_for_any_python(name):
     notebook = read(name)
     nbformat.validate(notebook)
-    assert notebook.metadata == outputs.METADATA
+    asked = outputs.GPU if Path(name).stem in ON_A_GPU else {}
+    assert notebook.metadata == outputs.METADATA | asked
     ids = [cell.id for cell in notebook.cells]
     assert len(ids) == len(set(ids))
 
@@ -134,6 +145,29 @@ def test_what_a_page_covers_is_in_the_inventory(name):
     known = {identity for kind in kinds for identity in records.inventory(kind).index}
     covered = [one for cell in read(name).cells for one in cell.metadata.get("covers", [])]
     assert set(covered) <= known
+
+
+def opening(name):
+    """Return the note under the title of a page as one line."""
+    note = re.search(
+        r":::\{admonition\} Before you start\n(.*?)\n:::", text(name), re.DOTALL
+    )
+    assert note, "no note 'Before you start'"
+    return " ".join(note[1].split())
+
+
+@pytest.mark.parametrize("name", names)
+def test_a_page_says_what_it_needs_and_how_long_it_takes(name):
+    assert re.search(r"\b(need|needs|nothing)\b", opening(name)), opening(name)
+    assert re.search(r"Reading takes about \d+ minutes", opening(name)), opening(name)
+
+
+@pytest.mark.parametrize("name", names)
+def test_a_page_says_what_comes_next(name):
+    (following,) = re.findall(
+        r"^\*\*Next\.\*\*.*?(?=\n\n|\Z)", text(name), re.MULTILINE | re.DOTALL
+    )
+    assert re.search(r"\]\([\w/.]+\.(ipynb|md)\)", following), following
 
 
 class Calls(ast.NodeVisitor):
