@@ -10,13 +10,22 @@ TWO = -q -n 2 --dist loadscope
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help book test browser lint unit pages site run lab links colab bench mutants publish outputs picture address format clean
+.PHONY: help book slides student pdf test browser lint unit pages site run lab links colab bench mutants publish outputs picture address format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
 book: $(STAMP)  ## execute what changed and render the book into _build/html
 	@$(BIN)/python -m tools.build_book
+
+slides: book  ## build the slides of the lectures into _build/html/slides, one archive a lecture
+	@$(BIN)/python -m tools.slides
+
+student: $(STAMP)  ## write the notebooks without solutions into dist/student
+	@$(BIN)/python -m tools.student
+
+pdf: browser book  ## print the whole book into dist/descent.pdf
+	@$(BIN)/python -m tools.pdf
 
 test: browser lint unit pages site  ## every check: style, tests, pages, the built book in a browser
 	@echo "All checks passed."
@@ -77,7 +86,7 @@ pages: $(STAMP)
 	@echo "The pages, each output that they keep compared with a fresh one"
 	@$(QUIET) $(BIN)/python -m pytest $(TWO) --nbval-lax --nbval-current-env lectures notebooks
 
-site: book
+site: slides
 	@echo "The built book in a browser"
 	@$(QUIET) $(BIN)/python -m pytest $(TWO) tests/book
 

@@ -1,12 +1,14 @@
-"""Find a Chromium for the tests of the built book; as a script, make sure that one is there."""
+"""Find a Chromium for the printed book and the tests of the built one; as a script, make sure that one is there."""
 
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -22,6 +24,28 @@ def find() -> str | None:
         return named
     installed = [path for name in NAMES if (path := shutil.which(name))]
     return next((path for path in installed if starts(path)), None) or playwrights_own()
+
+
+@contextmanager
+def opened() -> Iterator[Browser]:
+    """Start the Chromium that is there, and close it at the end.
+
+    Raises
+    ------
+    SystemExit
+        If there is none.
+    """
+    path = find()
+    if not path:
+        sys.exit("no Chromium found: `make browser` installs one or says how")
+    root = os.name == "posix" and os.geteuid() == 0
+    switches = ["--disable-gpu", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=path, args=switches + ["--no-sandbox"] * root
+        )
+        yield browser
+        browser.close()
 
 
 def playwrights_own() -> str | None:

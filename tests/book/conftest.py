@@ -2,12 +2,11 @@
 
 import functools
 import http.server
-import os
 import threading
 from dataclasses import dataclass, field
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from tools import browser as browsers
 from tools.build_book import ROOT
@@ -49,16 +48,8 @@ def address():
 @pytest.fixture(scope="session")
 def chromium():
     """Return the browser."""
-    path = browsers.find()
-    assert path, "no Chromium found: `make browser` installs one or says how"
-    root = os.name == "posix" and os.geteuid() == 0
-    switches = ["--disable-gpu", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        program = playwright.chromium.launch(
-            executable_path=path, args=switches + ["--no-sandbox"] * root
-        )
+    with browsers.opened() as program:
         yield program
-        program.close()
 
 
 @dataclass
