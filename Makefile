@@ -65,7 +65,8 @@ format: $(STAMP)  ## correct the style of code and notebooks
 	@$(BIN)/ruff format .
 
 clean:  ## remove all that was built; .venv and runs stay
-	@rm -rf _build build dist book/claims.md book/map.md book/optimizers.md book/update_rules.md *.egg-info .pytest_cache .ruff_cache .hypothesis
+	@rm -rf _build build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	@cd book && rm -f claims.md errata.md glossary.md map.md optimizers.md results.md sources.md update_rules.md
 	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 # The parts of `make test`.

@@ -34,6 +34,7 @@ PALETTE = (
 """Colours that people with any kind of colour vision tell apart (Okabe and Ito, and two more)."""
 
 PLAYER = Template(Path(__file__).with_name("player.html").read_text(encoding="utf-8"))
+COMPARISON = "application/vnd.descent.comparison+json"
 FARTHEST = 1e6  # matplotlib cannot place what lies beyond
 
 
@@ -236,7 +237,18 @@ def curves(
     return ax
 
 
-def beside_published(table: pd.DataFrame) -> pd.DataFrame:
+class Beside(pd.DataFrame):
+    """A table of :func:`beside_published`.
+
+    The metadata of its output in a notebook hold the numbers behind the text, from which the build makes the page
+    of all results.
+    """
+
+    def _repr_mimebundle_(self, **_: object) -> tuple[dict, dict]:
+        return {}, {COMPARISON: self.attrs["numbers"]}
+
+
+def beside_published(table: pd.DataFrame) -> Beside:
     """Return the table of :func:`support.records.compare` as text: published, and ours as mean ± deviation.
 
     The deviation has two significant digits and the mean as many decimals. What a source does not print, or
@@ -251,7 +263,7 @@ def beside_published(table: pd.DataFrame) -> pd.DataFrame:
         decimals = max(0, 1 - math.floor(math.log10(row["sd"]))) if row["sd"] else 0
         return f"{row['mean']:.{decimals}f} ± {row['sd']:.{decimals}f} ({row['runs']:.0f} runs)"
 
-    return pd.DataFrame(
+    shown = Beside(
         {
             "published": table["published"].map(
                 lambda value: "–" if pd.isna(value) else f"{value:g}"
@@ -259,3 +271,8 @@ def beside_published(table: pd.DataFrame) -> pd.DataFrame:
             "ours": table.apply(ours, axis=1),
         }
     )
+    known = table[table["row"].notna()] if "row" in table else table.iloc[:0]
+    columns = ["row", "mean", "sd", "runs"]
+    numbers = known.reindex(columns=columns).astype(object).where(known.notna(), None)
+    shown.attrs["numbers"] = numbers.to_dict("records")
+    return shown

@@ -260,9 +260,11 @@ def recorded(name: str) -> Records:
 def published(experiment: str | None = None) -> pd.DataFrame:
     """Return the values printed in the sources, of one experiment or of all.
 
-    Columns: source, experiment, dataset, model, optimizer, metric, epoch, value, unit, table.
+    Columns: source, experiment, dataset, model, optimizer, metric, epoch, value, unit, table, and row, the place
+    in ``published.csv`` by which the page of all results knows a value again.
     """
     values = pd.read_csv(RESULTS / "published.csv")
+    values["row"] = values.index
     return (
         values
         if experiment is None
@@ -319,13 +321,14 @@ def compare(
     Returns
     -------
     DataFrame
-        Indexed by ``on``: ``published``, and of ours the ``mean``, the standard deviation ``sd`` over the
-        runs and their number ``runs``. A value that one side lacks is NaN there.
+        Indexed by ``on``: ``published``, its ``row`` if ``theirs`` has that column, and of ours the ``mean``,
+        the standard deviation ``sd`` over the runs and their number ``runs``. A value that one side lacks is NaN
+        there.
     """
     on = list(on)
     statistics = ours.groupby(on)["value"].agg(mean="mean", sd="std", runs="size")
     return (
-        theirs.set_index(on)[["value"]]
+        theirs.set_index(on)[["value", *{"row"} & set(theirs)]]
         .rename(columns={"value": "published"})
         .join(statistics, how="outer")
     )

@@ -21,9 +21,11 @@ from jupyter_cache.base import CacheBundleIn, JupyterCacheAbstract
 from jupyter_cache.executors.utils import ExecutionResult, single_nb_execution
 
 from tools import (
+    errata_page,
     glossary_page,
     map_page,
     optimizers_page,
+    results_page,
     sources_page,
     update_rules_page,
 )
@@ -34,7 +36,12 @@ VERDICT = "application/vnd.descent.verdict+json"
 ALL_CLAIMS = ROOT / "support" / "results" / "inventory" / "claims.csv"
 QUIET = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "SUPPORT_PROGRESS": "0"}
 TIMEOUT = 300  # seconds that one cell may take
-GENERATED = {  # pages of book/ that are written at every build, besides the claims
+FROM_OUTPUTS = (
+    "claims",
+    "results",
+)  # pages of book/ that are made from what the others computed
+GENERATED = {  # and those that need no execution
+    "errata": errata_page.text,
     "glossary": glossary_page.text,
     "map": map_page.text,
     "optimizers": optimizers_page.text,
@@ -233,7 +240,9 @@ def render() -> None:
 def main() -> None:
     """Do all of it and say where the site is."""
     empty_stale_cache()
-    write_claims(execute())
+    executed = execute()
+    write_claims(executed)
+    write_page("results", results_page.text(executed.values()))
     for name, generated in GENERATED.items():
         write_page(name, generated())
     remove_left_over_pages()

@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
+from support.plotting import COMPARISON
 from tools.build_book import ROOT, empty_stale_cache, execute, pages
 
 METADATA = {
@@ -42,9 +43,13 @@ def tidy(notebook: NotebookNode, executed: NotebookNode) -> NotebookNode:
 
 
 def joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """Return outputs with the count 1, what was printed in pieces as one: the pieces depend on the hour."""
+    """Return outputs with the count 1, what was printed in pieces as one: the pieces depend on the hour.
+
+    The numbers behind a table of published values are left out: the build takes them from a fresh execution.
+    """
     result: list[NotebookNode] = []
     for output in outputs:
+        output.get("metadata", {}).pop(COMPARISON, None)
         if "execution_count" in output:
             output.execution_count = 1
         before = result[-1] if result else {}

@@ -16,7 +16,7 @@ from markdown_it import MarkdownIt
 
 from support import records
 from tools import address, outputs
-from tools.build_book import GENERATED, ROOT, pages
+from tools.build_book import FROM_OUTPUTS, GENERATED, ROOT, pages
 
 LONGEST_CELL, MEDIAN_CELL = 30, 8  # lines
 LARGEST_OUTPUT = 20_000  # bytes
@@ -84,7 +84,7 @@ def test_the_contents_name_every_page_once_and_no_other():
     there = [page.relative_to(ROOT).with_suffix("") for page in pages()]
     there += [page.relative_to(ROOT).with_suffix("") for page in ROOT.glob("book/*.md")]
     assert len(listed) == len(set(listed))
-    generated = {f"book/{name}" for name in ["claims", *GENERATED]}
+    generated = {f"book/{name}" for name in [*FROM_OUTPUTS, *GENERATED]}
     assert set(listed) == {str(page) for page in there} | generated
 
 

@@ -1,5 +1,6 @@
 """The pictures show what they are given: nothing cut off in secret, bands from the lowest to the highest."""
 
+import json
 import re
 
 import matplotlib as mpl
@@ -8,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from IPython.core.interactiveshell import InteractiveShell
 from matplotlib.colors import to_rgb
 
 from support import plotting, surfaces
@@ -128,6 +130,32 @@ def test_the_table_beside_published_values():
         "20",
         "–",
     ]
+
+
+def test_the_numbers_behind_the_table_are_in_the_metadata_of_its_output():
+    table = pd.DataFrame(
+        {
+            "published": [0.985, 0.9, np.nan],
+            "row": [7.0, 3.0, np.nan],
+            "mean": [0.98712, np.nan, 1.0],
+            "sd": [np.nan, np.nan, 0.5],
+            "runs": [1, np.nan, 2],
+        }
+    )
+    shown = plotting.beside_published(table)
+    data, metadata = InteractiveShell().display_formatter.format(shown)
+    assert set(data) == {"text/plain", "text/html"}
+    assert data["text/html"] == pd.DataFrame(shown).to_html(notebook=True)
+    assert json.loads(json.dumps(metadata)) == {
+        plotting.COMPARISON: [
+            {"row": 7, "mean": 0.98712, "sd": None, "runs": 1},
+            {"row": 3, "mean": None, "sd": None, "runs": None},
+        ]
+    }
+    _, metadata = InteractiveShell().display_formatter.format(
+        plotting.beside_published(table.drop(columns="row"))
+    )
+    assert metadata == {plotting.COMPARISON: []}
 
 
 def test_equal_values_have_no_decimals_to_invent():

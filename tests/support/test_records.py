@@ -497,8 +497,10 @@ def test_all_671_published_values_are_there():
         "value",
         "unit",
         "table",
+        "row",
     ]
     assert list(table) == names
+    assert table["row"].tolist() == list(range(671))
     assert table[["source", "experiment", "metric", "value"]].notna().all(axis=None)
     assert pd.api.types.is_float_dtype(table["value"])
 
@@ -508,6 +510,7 @@ def test_e5_has_eleven_hyper_parameters_of_five_methods():
     assert len(e5) == 17
     assert set(e5["experiment"]) == {"E5"}
     assert e5.index.tolist() == list(range(17))
+    assert published()["value"][e5["row"]].tolist() == e5["value"].tolist()
     hyper = e5[e5["metric"].str.startswith("hyperparameter")]
     steps = (
         hyper[hyper["metric"] == "hyperparameter: alpha"]
@@ -576,6 +579,14 @@ def test_compare_gives_mean_deviation_and_number_beside_the_published_value():
     assert rows["adam"] == pytest.approx([0.6, math.nan, math.nan, math.nan], nan_ok=True)
     assert rows["lion"] == pytest.approx([math.nan, 0.25, math.nan, 1], nan_ok=True)
     assert len(both) == 3
+
+
+def test_compare_keeps_the_place_of_a_published_value():
+    ours = pd.DataFrame({"lr": [1, 2], "value": [1.0, 5]})
+    theirs = pd.DataFrame({"lr": [3, 1], "value": [4.0, 6.0], "row": [40, 41]})
+    both = compare(ours, theirs, on=["lr"])
+    assert both["row"].tolist() == pytest.approx([41, math.nan, 40], nan_ok=True)
+    assert both["published"].tolist() == pytest.approx([6, math.nan, 4], nan_ok=True)
 
 
 def test_compare_takes_other_columns_as_names():
