@@ -187,7 +187,8 @@ def run(page: Path, shipped: Iterable[Path], wheel: Path, first_cell: bool) -> O
         notebook = nbformat.read(copy, as_version=4)
         notebook = only_first_cell(notebook) if first_cell else notebook
         try:
-            client(notebook, python).execute(env=environment(SUPPORT_SOURCE=str(wheel)))
+            variables = environment(SUPPORT_SOURCE=str(wheel))
+            client(notebook, python).execute(env=variables, cleanup_kc=True)  # ends the kernel
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             text = re.sub(r"\x1b\[[\d;]*m", "", str(error))
             return Outcome(time.perf_counter() - start, problem=text)
