@@ -188,7 +188,8 @@ def run(page: Path, shipped: Iterable[Path], wheel: Path, first_cell: bool) -> O
         notebook = only_first_cell(notebook) if first_cell else notebook
         try:
             variables = environment(SUPPORT_SOURCE=str(wheel))
-            client(notebook, python).execute(env=variables, cleanup_kc=True)  # ends the kernel
+            # cleanup_kc: end the kernel, though it was given
+            client(notebook, python).execute(env=variables, cleanup_kc=True)
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             text = re.sub(r"\x1b\[[\d;]*m", "", str(error))
             return Outcome(time.perf_counter() - start, problem=text)
