@@ -10,7 +10,7 @@ TWO = -q -n 2 --dist loadscope
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help book slides student pdf test browser lint unit pages site run lab links colab bench mutants publish outputs picture address format clean
+.PHONY: help book slides student pdf test browser lint unit pages site run sweep lab links colab bench mutants publish outputs picture address format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -32,6 +32,9 @@ test: browser lint unit pages site  ## every check: style, tests, pages, the bui
 
 run: $(STAMP)  ## run an experiment: NOTEBOOK=mnist_lenet ARGS="-p scale quick"
 	@$(BIN)/python -m tools.run "$(NOTEBOOK)" $(ARGS)
+
+sweep: $(STAMP)  ## run it on a cluster of dask: NOTEBOOK=mnist_lenet SCHEDULER=tcp://HOST:8786 ARGS="-p scale full"
+	@$(BIN)/python -m tools.run "$(NOTEBOOK)" -p executor "$(SCHEDULER)" $(ARGS)
 
 lab: $(STAMP)  ## open the pages in JupyterLab
 	@$(BIN)/jupyter lab

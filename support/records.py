@@ -1,18 +1,23 @@
 """Runs on disk, recorded full runs, published values, and verdicts. This module knows no torch."""
 
+import contextlib
 import csv
+import errno
 import hashlib
 import html
 import json
 import math
 import os
+import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import TextIO
 
 import pandas as pd
 
@@ -114,38 +119,153 @@ class Records:
         )
 
 
+REFUSALS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+)
+"""What the system answers where nothing can be written: no space, or no permission."""
+
+
+class StoreError(OSError):
+    """A store that cannot be written: its disk is full, or its folder may only be read."""
+
+
+@contextlib.contextmanager
+def refusals_of(path: Path) -> Iterator[None]:
+    """Turn a refusal to write into a :class:`StoreError` that names the folder."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error  # torch hides it behind an error of its own
+        while cause and getattr(cause, "errno", None) not in REFUSALS:
+            cause = cause.__cause__ or cause.__context__
+        if cause is None or isinstance(error, StoreError):
+            raise
+        raise StoreError(
+            f"cannot write to {path}: {os.strerror(cause.errno)}. What is recorded is whole; once there is "
+            "space and permission, the same sweep goes on from there"
+        ) from error
+
+
 class Store:
     """A folder of runs: one directory a run, ``run.json`` and ``history.csv`` in it.
 
     A run appears whole or not at all: it is written to a folder beside its place and moved there in one
-    step. If two processes finish the same run, the first one stays.
+    step. If two processes finish the same run, the first one stays. On a file system that does not rename in
+    one step, such as a mounted drive, a run counts from when both files are whole.
+
+    Processes of several machines may share the folder: see :meth:`claim`.
 
     Parameters
     ----------
     path
         The folder; made when the first run is written.
+    stale
+        Seconds without a sign of life after which the claim of a process on another machine is taken over.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, *, stale: float = 60.0) -> None:
+        self.path, self.stale = Path(path), stale
+
+    def __getstate__(self) -> dict:
+        """Give another process the same folder, wherever it works."""
+        return vars(self) | {"path": self.path.absolute()}
+
+    @property
+    def beat(self) -> float:
+        """Seconds between two signs of life of a claim, and between two looks at those of others."""
+        return self.stale / 6
 
     def __contains__(self, configuration: Configuration) -> bool:
         """Tell whether the run of this configuration is recorded."""
-        return (self.path / folder_name(configuration) / "run.json").is_file()
+        return _described(self.path / folder_name(configuration)) is not None
 
     def status(self, configuration: Configuration) -> str | None:
         """Return the status of a recorded run, ``None`` if there is none."""
-        if configuration not in self:
-            return None
-        return json.loads(
-            (self.path / folder_name(configuration) / "run.json").read_text()
-        )["status"]
+        run = _described(self.path / folder_name(configuration))
+        return run and run["status"]
 
     def checkpoint(self, configuration: Configuration) -> Path:
         """Return the place for the checkpoint of an unfinished run; its folder exists."""
-        folder = self.path / ".unfinished" / folder_name(configuration)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = self._unfinished(configuration)
+        with refusals_of(self.path):
+            folder.mkdir(parents=True, exist_ok=True)
         return folder / "checkpoint.pt"
+
+    def _unfinished(self, configuration: Configuration) -> Path:
+        return self.path / ".unfinished" / folder_name(configuration)
+
+    @contextlib.contextmanager
+    def claim(self, configurations: Iterable[Configuration]) -> Iterator[bool]:
+        """Hold runs while they are carried out; gives ``False`` where another process holds one of them.
+
+        A claim is a file that only one process can make, and that it touches every :attr:`beat` seconds. If
+        its process has died, another takes over: at once on the same machine, from another one when the
+        claim is ``stale``. Ages are measured on the clock of the file system.
+        """
+        wanted = sorted(configurations, key=identity)
+        held, ended = [], threading.Event()
+        pulse = threading.Thread(target=self._touch, args=(held, ended), daemon=True)
+        try:
+            with refusals_of(self.path):
+                for configuration in wanted:
+                    if not (file := self._take(configuration)):
+                        break
+                    held.append(file)
+            if mine := len(held) == len(wanted):
+                pulse.start()
+            yield mine
+        finally:
+            ended.set()
+            for file in held:
+                with contextlib.suppress(OSError):
+                    file.unlink(missing_ok=True)
+                    file.parent.rmdir()  # unless there is a checkpoint in it
+
+    def _touch(self, files: Iterable[Path], ended: threading.Event) -> None:
+        while not ended.wait(self.beat):
+            for file in files:
+                with contextlib.suppress(OSError):
+                    os.utime(file)
+
+    def _take(self, configuration: Configuration) -> Path | None:
+        """Make a claim and return its file, ``None`` if another process holds the run or was faster."""
+        claims = self._claims(configuration)
+        if claims and self._lives(claims[-1]):
+            return None
+        number = int(claims[-1].suffix[1:]) + 1 if claims else 1
+        file = self.checkpoint(configuration).with_name(f"claim.{number}")
+        try:
+            with open(file, "x", encoding="utf-8") as new:
+                new.write(f"{_machine()} {os.getpid()}")
+        except (FileExistsError, FileNotFoundError):  # the run has just been recorded
+            return None
+        if any(
+            self._lives(other) for other in self._claims(configuration) if other != file
+        ):
+            file.unlink()
+            return None
+        return file
+
+    def _claims(self, configuration: Configuration) -> list[Path]:
+        """Return the claims on a run, the last one at the end; all before it were given up."""
+        claims = self._unfinished(configuration).glob("claim.*")
+        return sorted(claims, key=lambda file: int(file.suffix[1:]))
+
+    def _lives(self, claim: Path) -> bool:
+        try:
+            with open(claim, encoding="utf-8") as file:  # opening asks a file server afresh
+                machine, _, process = file.read().rpartition(" ")
+                touched = os.fstat(file.fileno()).st_mtime
+            if machine == _machine() and _has_ended(int(process)):
+                return False
+            with tempfile.TemporaryFile(dir=claim.parent) as now:
+                return os.fstat(now.fileno()).st_mtime - touched < self.stale
+        except FileNotFoundError:
+            return False
+
+    def abandoned(self, configuration: Configuration) -> int:
+        """Return how many processes have died while they carried out a run that is not recorded."""
+        return sum(not self._lives(claim) for claim in self._claims(configuration))
 
     def write(
         self,
@@ -153,7 +273,13 @@ class Store:
         outcome: Outcome,
         environment: Mapping[str, Value] | None = None,
     ) -> None:
-        """Record a run and drop its checkpoint."""
+        """Record a run and drop its checkpoint.
+
+        Raises
+        ------
+        StoreError
+            If the disk is full or the folder may only be read; no part of the record is left then.
+        """
         name = folder_name(configuration)
         run = {
             "configuration": dict(configuration),
@@ -161,22 +287,37 @@ class Store:
             "reason": outcome.reason,
             "environment": dict(environment or {}),
         }
-        self.path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.path, prefix=".writing-") as scratch:
-            whole = Path(scratch) / "run"
-            whole.mkdir()
-            with open(whole / "history.csv", "w", newline="") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                writer.writerows([COLUMNS, *outcome.history])
-            (whole / "run.json").write_text(
-                json.dumps(run, indent=1, allow_nan=False) + "\n"
-            )
-            try:
-                os.rename(whole, self.path / name)
-            except OSError:
-                if configuration not in self:
-                    raise
+        with refusals_of(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self.path, prefix=".writing-") as scratch:
+                whole = Path(scratch) / "run"
+                whole.mkdir()
+                with _durable(whole / "history.csv") as file:
+                    writer = csv.writer(file, lineterminator="\n")
+                    writer.writerows([COLUMNS, *outcome.history])
+                with _durable(whole / "run.json") as file:
+                    file.write(json.dumps(run, indent=1, allow_nan=False) + "\n")
+                self._place(whole, self.path / name)
         shutil.rmtree(self.path / ".unfinished" / name, ignore_errors=True)
+
+    def _place(self, whole: Path, target: Path) -> None:
+        try:
+            os.rename(whole, target)
+        except OSError as error:
+            if _described(target) is not None:  # another process was first
+                return
+            if error.errno is None or error.errno in REFUSALS - {errno.EPERM}:
+                raise
+            # The file system does not rename folders, or left half of one: a run counts from its last file.
+            target.mkdir(exist_ok=True)
+            (target / "run.json").unlink(missing_ok=True)
+            try:
+                for name in ("history.csv", "run.json"):
+                    with _durable(target / name) as file:
+                        file.write((whole / name).read_text(encoding="utf-8"))
+            except BaseException:
+                shutil.rmtree(target, ignore_errors=True)
+                raise
 
     def forget(self, configuration: Configuration) -> None:
         """Remove a recorded run, so that it will be run again."""
@@ -185,8 +326,10 @@ class Store:
     def load(self) -> Records:
         """Read all runs."""
         runs, histories = [], []
-        for file in sorted(self.path.glob("*/run.json")):
-            run = json.loads(file.read_text())
+        for folder in sorted(file.parent for file in self.path.glob("*/run.json")):
+            run = _described(folder)
+            if run is None:
+                continue
             name = identity(run["configuration"])
             runs.append(
                 {
@@ -198,12 +341,54 @@ class Store:
                 | run["environment"]
             )
             histories.append(
-                pd.read_csv(file.parent / "history.csv", dtype=TYPES).assign(run=name)
+                pd.read_csv(folder / "history.csv", dtype=TYPES).assign(run=name)
             )
         if not runs:
             return Records.empty()
         history = pd.concat(histories, ignore_index=True)[["run", *COLUMNS]]
         return Records(pd.DataFrame(runs), history)
+
+
+def _described(folder: Path) -> dict | None:
+    """Return what ``run.json`` says; ``None`` if it is not there, or a part of the record is missing."""
+    try:
+        run = json.loads((folder / "run.json").read_bytes())
+        whole = (folder / "history.csv").read_bytes().endswith(b"\n")
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    return run if whole else None
+
+
+@contextlib.contextmanager
+def _durable(path: Path) -> Iterator[TextIO]:
+    """Open a text file that is on the disk when it is closed."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@cache
+def _machine() -> str:
+    """Return what the processes have in common that see each other's numbers."""
+    parts = [platform.node()]
+    with contextlib.suppress(OSError):  # on Linux: this boot, and this container
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(parts)
+
+
+def _has_ended(process: int) -> bool:
+    """Tell whether no process of this machine has a number; never where that cannot be asked."""
+    if os.name != "posix":
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
 
 
 def folder_name(configuration: Configuration) -> str:

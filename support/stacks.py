@@ -248,11 +248,10 @@ class Stack:
         checkpoint = Path(checkpoint) if checkpoint else None
         start, seconds = 0, 0.0
         outcomes = [Outcome("finished") for _ in self.group]
-        if checkpoint and checkpoint.exists():
-            saved = torch.load(checkpoint, map_location=self.device, weights_only=True)
-            start, seconds = saved["epoch"], saved["seconds"]
-            outcomes = [Outcome(*outcome) for outcome in saved["outcomes"]]
-            self.load_state_dict(saved["stack"])
+        if state := training.saved(checkpoint, self.device):
+            start, seconds = state["epoch"], state["seconds"]
+            outcomes = [Outcome(*outcome) for outcome in state["outcomes"]]
+            self.load_state_dict(state["stack"])
         for epoch in range(start + 1, epochs + 1):
             began = time.perf_counter()
             measured = {"train": self.train_epoch()}

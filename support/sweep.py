@@ -1,6 +1,7 @@
 """Lists of configurations, and running them: each once, whatever happens in between."""
 
 import contextlib
+import functools
 import hashlib
 import inspect
 import itertools
@@ -10,10 +11,20 @@ import platform
 import shutil
 import subprocess
 import sys
+import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import (
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    as_completed,
+)
+from contextlib import AbstractContextManager
 from importlib import metadata
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,10 +34,23 @@ import torch
 from tqdm import tqdm
 
 from support.optim import OPTIMIZERS, unwrapped
-from support.records import Configuration, Outcome, Records, Store, Value, identity
+from support.records import (
+    Configuration,
+    Outcome,
+    Records,
+    Store,
+    StoreError,
+    Value,
+    identity,
+)
 from support.stacks import Stacks
 
 TrainOne = Callable[..., Outcome]
+
+DEATHS = 3
+"""So many processes may die of a run, the last while it ran alone, before it counts as failed."""
+
+_ALONE = threading.Lock()  # torch has one generator a process
 
 
 def grid(**choices: Value | Sequence[Value]) -> list[dict[str, Value]]:
@@ -54,7 +78,9 @@ def run(
 ) -> Records:
     """Run every configuration that is not recorded yet, and return the records of all of them.
 
-    A run that raises an error is recorded as failed, with the error as its reason, and the others go on.
+    A run that raises an error is recorded as failed, with the error as its reason, and the others go on; so is
+    one of which the process has died :data:`DEATHS` times. Other sweeps may work on the same store at the same
+    time: what they hold is left to them, and its records are awaited.
     A progress bar is shown unless the variable ``SUPPORT_PROGRESS`` is 0.
 
     Parameters
@@ -67,13 +93,21 @@ def run(
     store
         Where the records go; what it holds is not run again.
     executor
-        Any ``concurrent.futures.Executor``; ``None`` runs in this process, one after the other.
+        Any ``concurrent.futures.Executor``; ``None`` runs in this process, one after the other. One of
+        :func:`executor` is opened again when its processes have died.
     known
         Records from elsewhere that count as run.
     retry_failed
         Run again what raised an error last time.
     stacks
         Trains runs of equal shape together where that is faster; ``None`` trains each alone.
+
+    Raises
+    ------
+    support.records.StoreError
+        If the store cannot be written.
+    concurrent.futures.BrokenExecutor
+        If the executor has broken and cannot be opened again.
     """
     wanted = {identity(configuration): configuration for configuration in configurations}
     if retry_failed:
@@ -87,20 +121,100 @@ def run(
         for name, chosen in wanted.items()
         if name not in elsewhere and chosen not in store
     ]
-    groups = stacks.groups(missing) if stacks else [[chosen] for chosen in missing]
     hidden = os.environ.get("SUPPORT_PROGRESS") == "0" or not missing
+    losses = _Losses(store, missing)
     with tqdm(total=len(missing), unit="run", disable=hidden, file=sys.stdout) as bar:
-        if executor is None:
-            for group in groups:
-                bar.update(_run_group(train_one, group, store, stacks))
-        else:
-            futures = [
-                executor.submit(_run_group, train_one, group, store, stacks)
-                for group in groups
-            ]
-            for future in as_completed(futures):
-                bar.update(future.result())
+        while missing:
+            groups = stacks.groups(missing) if stacks else [[chosen] for chosen in missing]
+            if executor is None:
+                sizes = (_run_group(train_one, group, store, stacks) for group in groups)
+                waits = not _count(sizes, bar)
+            else:
+                groups = losses.bearable(groups)
+                tasks = [(train_one, group, store, stacks) for group in groups]
+                waits = _submit(executor, tasks, bar, losses)
+                losses.give_up(groups)
+            missing = [chosen for chosen in missing if chosen not in store]
+            bar.update(bar.total - len(missing) - bar.n)  # what others have recorded
+            if missing and waits:
+                time.sleep(store.beat)
     return known.join(store.load().only(wanted))
+
+
+def _count(sizes: Iterable[int], bar: tqdm) -> int:
+    """Move the bar on by each size as it comes, and return their sum."""
+    whole = 0
+    for size in sizes:
+        bar.update(size)
+        whole += size
+    return whole
+
+
+def _submit(executor: Executor, tasks: list[tuple], bar: tqdm, losses: "_Losses") -> bool:
+    """Carry out groups on an executor; return whether nothing is left but to wait for other sweeps."""
+    futures, died = [], []
+
+    def sizes() -> Iterator[int]:
+        for future in as_completed(futures):
+            try:
+                yield future.result()
+            except (BrokenExecutor, CancelledError) as error:
+                died.append(error)
+            except Exception as error:
+                if type(error).__name__ != "KilledWorker":  # of dask, which has gone on
+                    raise
+                died.append(None)
+
+    done = 0
+    try:
+        for task in tasks:
+            futures.append(executor.submit(_run_group, *task))
+        done = _count(sizes(), bar)
+    except BrokenExecutor as error:
+        died.append(error)
+    finally:
+        for future in futures:
+            future.cancel()
+    if broken := [error for error in died if error]:
+        if not isinstance(executor, Renewable) or losses.in_vain():
+            raise broken[0]
+        executor.renew()
+    return not (done or died)
+
+
+class _Losses:
+    """Counts how many processes each run has taken with it since a sweep began."""
+
+    def __init__(self, store: Store, configurations: list[Configuration]) -> None:
+        self.store, self.configurations = store, configurations
+        self.before = [store.abandoned(chosen) for chosen in configurations]
+        self.state, self.repeats = None, 0
+
+    def of(self, configuration: Configuration) -> int:
+        before = self.before[self.configurations.index(configuration)]
+        return self.store.abandoned(configuration) - before
+
+    def bearable(self, groups: list[list[Configuration]]) -> list[list[Configuration]]:
+        """Return the groups to carry out side by side; one run alone where all of them are suspect."""
+        found = [g for g in groups if max(map(self.of, g)) < DEATHS - 1]
+        return found or [groups[0][:1]]
+
+    def give_up(self, groups: list[list[Configuration]]) -> None:
+        """Record as failed what has taken too many processes with it."""
+        reason = f"{DEATHS} processes died of it: killed, or out of memory"
+        for chosen in itertools.chain(*groups):
+            if self.of(chosen) >= DEATHS:
+                with self.store.claim([chosen]) as mine:
+                    if mine and chosen not in self.store:
+                        failed = Outcome("failed", [], reason)
+                        self.store.write(chosen, failed, environment())
+
+    def in_vain(self) -> bool:
+        """Tell whether an executor broke again and again without having begun or ended a run."""
+        state = [(c in self.store, self.store.abandoned(c)) for c in self.configurations]
+        self.repeats = self.repeats + 1 if state == self.state else 0
+        self.state = state
+        return self.repeats >= DEATHS
 
 
 def search(
@@ -153,28 +267,77 @@ def search(
 def executor(where: str) -> Iterator[Executor | None]:
     """Open the executor that a page's parameter names.
 
-    ``""`` is this process; ``"processes:N"`` are N processes of one thread each.
+    ``""`` is this process; ``"processes:N"`` are N processes of one thread each; ``"tcp://HOST:PORT"`` is the
+    scheduler of a cluster of dask (``pip install "descent-lectures[cluster]"``), whose workers must reach the
+    folders of store and data under the same names.
 
     Raises
     ------
     ValueError
-        If the text is neither.
+        If the text is none of them.
+    OSError
+        If no scheduler answers there.
     """
     kind, _, number = where.partition(":")
     if not where:
         yield None
-    elif kind == "processes" and number.isdecimal() and int(number) > 0:
-        with ProcessPoolExecutor(
+        return
+    if kind == "processes" and number.isdecimal() and int(number) > 0:
+        start = functools.partial(
+            ProcessPoolExecutor,
             int(number),
             get_context("spawn"),
             initializer=torch.set_num_threads,
             initargs=(1,),
-        ) as pool:
-            yield pool
+        )
+    elif kind in {"tcp", "tls", "ucx"} and number.startswith("//"):
+        start = functools.partial(_cluster, where)
     else:
         raise ValueError(
-            f'executor must be "" or "processes:N" with a positive number N; got {where!r}'
+            'executor must be "", "processes:N" with a positive number N, or the address of a scheduler '
+            f'such as "tcp://127.0.0.1:8786"; got {where!r}'
         )
+    with Renewable(start) as pool:
+        yield pool
+
+
+@contextlib.contextmanager
+def _cluster(address: str) -> Iterator[Executor]:
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise ImportError(
+            f'executor {address!r} needs dask: pip install "descent-lectures[cluster]"'
+        ) from error
+    with Client(address, set_as_default=False) as client:
+        yield client.get_executor(pure=False)
+
+
+class Renewable(Executor):
+    """An executor that can be opened again when its processes or its scheduler have died.
+
+    Parameters
+    ----------
+    start
+        Returns the executor to pass work on to, as a context.
+    """
+
+    def __init__(self, start: Callable[[], AbstractContextManager[Executor]]) -> None:
+        self._start, self._opened = start, contextlib.ExitStack()
+        self._inner = self._opened.enter_context(start())
+
+    def submit(self, function: Callable, /, *values: object, **named: object) -> Future:
+        """Pass a call on."""
+        return self._inner.submit(function, *values, **named)
+
+    def renew(self) -> None:
+        """Leave the executor and open another like it."""
+        self._opened.close()
+        self._inner = self._opened.enter_context(self._start())
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Leave the executor, when what runs there has ended."""
+        self._opened.close()
 
 
 def _run_group(
@@ -183,28 +346,41 @@ def _run_group(
     store: Store,
     stacks: Stacks | None,
 ) -> int:
-    """Run a group as one stack, or each run alone where that is faster or the stack cannot be; return its size."""
+    """Carry out a group; return its size, 0 if another process holds a part of it."""
+    with _ALONE, store.claim(group) as mine:
+        if not mine:
+            return 0
+        group = [chosen for chosen in group if chosen not in store]  # recorded just now
+        if not stacks or not _run_stack(group, store, stacks):
+            for configuration in group:
+                _run_one(train_one, configuration, store)
+    return len(group)
+
+
+def _run_stack(group: list[Configuration], store: Store, stacks: Stacks) -> bool:
+    """Run a group as one stack, unless each alone is faster or the stack cannot be; return whether it was."""
+    if len(group) < 2:
+        return False
     together = False
-    if stacks and len(group) > 1:
-        try:
-            if together := stacks.pays(group):
-                outcomes = stacks.train(group, store.checkpoint(_name(group)))
-        except Exception as error:  # such as no memory for so many: each is tried alone
-            together = False
-            warnings.warn(
-                f"{len(group)} runs could not be trained together and are trained one by one "
-                f"({type(error).__name__}: {error})",
-                stacklevel=2,
-            )
+    checkpoint = store.checkpoint(_name(group))
+    try:
+        if together := stacks.pays(group):
+            outcomes = stacks.train(group, checkpoint)
+    except StoreError:
+        raise
+    except Exception as error:  # such as no memory for so many: each is tried alone
+        together = False
+        warnings.warn(
+            f"{len(group)} runs could not be trained together and are trained one by one "
+            f"({type(error).__name__}: {error})",
+            stacklevel=2,
+        )
     if together:
         where = environment(stacks.device) | {"together": len(group)}
         for configuration, outcome in zip(group, outcomes, strict=True):
             store.write(configuration, outcome, where)
-    else:
-        for configuration in group:
-            _run_one(train_one, configuration, store)
-    shutil.rmtree(store.checkpoint(_name(group)).parent)  # also of a stack that failed
-    return len(group)
+    shutil.rmtree(checkpoint.parent)  # also of a stack that failed
+    return together
 
 
 def _name(group: list[Configuration]) -> Configuration:
@@ -216,6 +392,8 @@ def _run_one(train_one: TrainOne, configuration: Configuration, store: Store) ->
     device = getattr(train_one, "keywords", {}).get("device", "cpu")
     try:
         outcome = train_one(configuration, checkpoint=store.checkpoint(configuration))
+    except StoreError:
+        raise
     except Exception as error:  # a result as well; what stops the process is not caught
         where = traceback.extract_tb(error.__traceback__)[-1]
         reason = (
@@ -252,6 +430,7 @@ def _processor() -> str:
     return f"{name}, {cores} cores"
 
 
+@functools.cache
 def _commit() -> str | None:
     """Return the commit of the package: from the checkout it is imported from, or as it was installed."""
     folder = Path(__file__).resolve().parent

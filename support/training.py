@@ -1,10 +1,14 @@
 """The training loop: closure-based, resumable to the bit, and nothing but torch."""
 
 import contextlib
+import errno
+import glob
 import math
 import os
+import shutil
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -16,7 +20,7 @@ from torch.utils.data import TensorDataset
 
 from support import models, optim
 from support.data import DATASETS, Batches, Pictures, batches, split, standardise
-from support.records import Configuration, Outcome
+from support.records import REFUSALS, Configuration, Outcome, refusals_of
 from support.tasks import Task, classification, task_of
 
 
@@ -135,9 +139,9 @@ def fit(
         Of the random numbers that the network draws in training (dropout, augmentation). The order of the
         examples is the business of ``train``.
     checkpoint
-        File for a checkpoint, written in one step after each epoch. If it is there, training goes on from it
-        and gives the same numbers as without the interruption (seconds apart) on the same device with the
-        same number of threads.
+        File for a checkpoint, written in one step after each epoch (see :func:`save`). If it is there,
+        training goes on from it and gives the same numbers as without the interruption (seconds apart) on the
+        same device with the same number of threads.
 
     Returns
     -------
@@ -152,11 +156,10 @@ def fit(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         on_cpu = device.type == "cpu"  # torch.manual_seed would seed every GPU too
         (torch.default_generator if on_cpu else torch).manual_seed(seed)
-        if checkpoint and checkpoint.exists():
-            saved = torch.load(checkpoint, map_location=device, weights_only=True)
-            start, seconds = saved["epoch"], saved["seconds"]
-            outcome.history += saved["history"]
-            _restore(pieces, saved, device)
+        if state := saved(checkpoint, device):
+            start, seconds = state["epoch"], state["seconds"]
+            outcome.history += state["history"]
+            _restore(pieces, state, device)
         for epoch in range(start + 1, epochs + 1):
             began = time.perf_counter()
             measured = {"train": train_epoch(model, optimizer, train, task)}
@@ -204,18 +207,67 @@ def note(
 
 
 def save(path: Path, state: Mapping) -> None:
-    """Write a checkpoint in one step: it is whole, or the one before it stays."""
-    with tempfile.NamedTemporaryFile(
-        dir=path.parent, prefix=path.name, delete=False
-    ) as file:
+    """Write a checkpoint in one step: it is whole, or the one before it stays.
+
+    Where the file system cannot put one file in the place of another, the new one is copied there, and stays
+    beside it until the copy is whole.
+
+    Raises
+    ------
+    support.records.StoreError
+        If the disk is full or the folder may only be read.
+    """
+    with (
+        refusals_of(path.parent),
+        tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f"{path.name}.saving-", delete=False
+        ) as file,
+    ):
         try:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
-            os.replace(file.name, path)
+            replaced = _replace(file.name, path)
         except BaseException:
             os.unlink(file.name)
             raise
+        if not replaced:
+            with open(file.name, "rb") as new, open(path, "wb") as copy:
+                shutil.copyfileobj(new, copy)
+                copy.flush()
+                os.fsync(copy.fileno())
+            for other in _unplaced(path):
+                other.unlink(missing_ok=True)
+
+
+def _replace(new: str, old: Path) -> bool:
+    """Put a file in the place of another; ``False`` where the file system does not do that."""
+    try:
+        os.replace(new, old)
+    except OSError as error:
+        if error.errno is None or error.errno in REFUSALS - {errno.EPERM}:
+            raise
+        return False
+    return True
+
+
+def _unplaced(path: Path) -> list[Path]:
+    return list(path.parent.glob(f"{glob.escape(path.name)}.saving-*"))
+
+
+def saved(path: Path | None, device: torch.device | str = "cpu") -> dict | None:
+    """Return the state of a checkpoint, ``None`` if there is none.
+
+    It is the newest whole file among the checkpoint and what :func:`save` had not yet put in its place.
+    """
+    if path is None:
+        return None
+    found = [file for file in (path, *_unplaced(path)) if file.is_file()]
+    whole = [file for file in found if zipfile.is_zipfile(file)]  # its end is there
+    if not whole:
+        return None
+    newest = max(whole, key=lambda file: file.stat().st_mtime_ns)
+    return torch.load(newest, map_location=device, weights_only=True)
 
 
 def _restore(pieces: Mapping, saved: Mapping, device: torch.device) -> None:

@@ -3,7 +3,8 @@
 Each row compares variants of the same work. They take turns, round after round, so that a change in the
 machine's speed hits all of them. Here stands the training loop: the table holds the median time of each way
 and its ratio to the first. Stacks of runs (``tools/benchmark_stacks.py``), surfaces of the loss
-(``tools/benchmark_landscape.py``) and the optimizers (``tools/benchmark_optimizers.py``) are measured after it.
+(``tools/benchmark_landscape.py``), what a sweep costs besides (``tools/benchmark_sweep.py``) and the optimizers
+(``tools/benchmark_optimizers.py``) are measured after it.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,13 @@ from torchvision import datasets, transforms
 from support import data, models, sweep, training
 from support.data import files
 from support.records import RESULTS
-from tools import benchmark_landscape, benchmark_optimizers, benchmark_stacks, timing
+from tools import (
+    benchmark_landscape,
+    benchmark_optimizers,
+    benchmark_stacks,
+    benchmark_sweep,
+    timing,
+)
 
 BATCH, STEPS = 100, 60
 
@@ -114,9 +121,8 @@ def bench(root: str | None, rounds: int, device: str) -> pd.DataFrame:
 
 def main() -> None:
     """Measure what is asked for, and write it to ``support/results/benchmarks``."""
-    parser = timing.options(
-        __doc__, ["training", "stacks", "landscape", *benchmark_optimizers.BENCHMARKS]
-    )
+    kinds = ["training", "stacks", "landscape", "sweep", *benchmark_optimizers.BENCHMARKS]
+    parser = timing.options(__doc__, kinds)
     parser.add_argument("--root", help="folder of the data sets, for the training loop")
     parser.add_argument(
         "--methods", nargs="+", metavar="NAME", help="how the names of the optimizers begin"
@@ -135,6 +141,8 @@ def main() -> None:
         benchmark_stacks.run(given.rounds, given.device)
     if "landscape" in given.only:
         benchmark_landscape.run(given.rounds, given.device)
+    if "sweep" in given.only:
+        benchmark_sweep.run(given.rounds)
     benchmark_optimizers.run(given.only, chosen, given.rounds, given.device)
 
 

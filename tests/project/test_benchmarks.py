@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.profiler import record_function
 
-from tools import benchmark_landscape, benchmark_stacks, timing
+from tools import benchmark_landscape, benchmark_stacks, benchmark_sweep, timing
 from tools import benchmark_optimizers as bench
 from tools.optimizer_variants import NEVER, OURS, REFERENCE, Kind, Method, methods
 
@@ -252,3 +252,34 @@ def test_the_plain_loop_leaves_the_network_as_it_was():
     benchmark_landscape.plain(model, batches, found, torch.tensor([[0.5, 1.0]]))()
     for value, old in zip(model.parameters(), before, strict=True):
         assert torch.equal(value, old)
+
+
+def test_the_benchmark_of_sweeps_measures_empty_runs_and_writes_its_sentence(
+    tmp_path, monkeypatch
+):
+    guide = tmp_path / "guide.md"
+    guide.write_text(f"Before. {OLD} After.")
+    monkeypatch.setattr(benchmark_sweep, "GUIDE", guide)
+    monkeypatch.setattr(benchmark_sweep, "TABLE", tmp_path / "sweep.csv")
+    monkeypatch.setattr(benchmark_sweep, "RUNS", 3)
+    monkeypatch.setattr(benchmark_sweep, "WAYS", dict.fromkeys(benchmark_sweep.WAYS, ""))
+    benchmark_sweep.run(rounds=1)
+    table = pd.read_csv(benchmark_sweep.TABLE)
+    assert table["way"].tolist() == [*benchmark_sweep.WAYS, benchmark_sweep.RECORDED]
+    assert (table["milliseconds a run"] > 0).all()
+    assert set(ENVIRONMENT) <= set(table)
+    assert guide.read_text() == f"Before. {benchmark_sweep.sentence(table)} After."
+
+
+OLD = "Measured on 1999-12-31 (an abacus, a store): 1 ms, and 0.5 ms if it is recorded already."
+
+
+@pytest.mark.skipif(
+    not benchmark_sweep.TABLE.is_file(), reason="nothing has been measured yet"
+)
+def test_the_guide_gives_the_measured_cost_of_a_run():
+    table = pd.read_csv(benchmark_sweep.TABLE)
+    texts = [benchmark_sweep.sentence(rows) for _, rows in table.groupby("device")]
+    guide = benchmark_sweep.GUIDE.read_text(encoding="utf-8")
+    assert len(benchmark_sweep.MEASURED.findall(guide)) == 1
+    assert any(text in guide for text in texts)

@@ -2,11 +2,12 @@
 
 ``python resumable.py CHECKPOINT`` starts a process of its own for each line of its input. With ``step N`` that
 process stops for ever in the middle of the Nth step that it takes, with ``save N`` when its Nth checkpoint is
-complete but not yet in its place. It says ``stopped`` and its number then; when it has ended, the script
-says by which signal.
+complete but not yet in its place, with ``tear N`` when a half of it is, on a file system that copies. It says
+``stopped`` and its number then; when it has ended, the script says by which signal.
 """
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -65,6 +66,20 @@ def stopping(function: Callable, number: int, counts: Callable[[], bool]) -> Cal
     return call
 
 
+def torn(number: int) -> Callable:
+    """Return a replacement of files by copies, stopped for ever in the middle of the copy of this number."""
+
+    stop = stopping(lambda: None, number, lambda: True)
+
+    def replace(new, old):
+        Path(old).write_bytes(Path(new).read_bytes()[:5000])
+        stop()
+        shutil.copyfile(new, old)
+        os.unlink(new)
+
+    return replace
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     for line in sys.stdin:
@@ -74,8 +89,10 @@ if __name__ == "__main__":
             loss = classification.loss
             if where == "step":
                 loss = stopping(loss, int(count), torch.is_grad_enabled)
-            else:
+            elif where == "save":
                 os.replace = stopping(os.replace, int(count), lambda: True)
+            else:
+                os.replace = torn(int(count))
             job(Path(sys.argv[1]), loss)
             os._exit(0)
         _, status = os.waitpid(child, 0)

@@ -1,13 +1,19 @@
 """Runs on disk, recorded runs, published values, the inventory, and verdicts."""
 
+import contextlib
+import errno
 import inspect
 import itertools
 import json
 import math
 import os
+import pickle
+import re
 import subprocess
 import sys
 import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,6 +27,7 @@ from support.records import (
     Outcome,
     Records,
     Store,
+    StoreError,
     badge,
     compare,
     identity,
@@ -736,3 +743,255 @@ def test_oscillation_is_the_deviation_of_the_noise_about_a_trend():
 def test_oscillation_of_two_values_is_refused():
     with pytest.raises(ValueError, match="three or more; got 2"):
         records.oscillation([1.0, 2.0])
+
+
+# --- claims -----------------------------------------------------------------------------------------------------
+
+
+def _ended_process():
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    return process.pid
+
+
+def _leave_claim(store, owner, age=0.0):
+    """Leave the claim on A that a process has made, and not touched for so many seconds."""
+    file = store.checkpoint(A).with_name("claim.1")
+    file.write_text(owner)
+    now = file.stat().st_mtime
+    os.utime(file, (now - age, now - age))
+    return file
+
+
+def test_a_claim_keeps_others_out_until_it_is_given_back(store):
+    other = Store(store.path)
+    with store.claim([A, B]) as mine:
+        with other.claim([A]) as theirs:
+            assert (mine, theirs) == (True, False)
+        with other.claim([C]) as theirs:
+            assert theirs
+        with other.claim([A]) as theirs:
+            assert not theirs
+    with other.claim([A]) as theirs:
+        assert theirs
+    assert os.listdir(store.path / ".unfinished") == []
+
+
+def test_runs_are_claimed_all_or_none(store):
+    with store.claim([A]), Store(store.path).claim([A, B, C]) as theirs:
+        assert not theirs
+        with Store(store.path).claim([B, C]) as others:
+            assert others
+
+
+def test_an_error_gives_a_claim_back_and_keeps_the_checkpoint(store):
+    def interrupted():
+        with store.claim([A]):
+            store.checkpoint(A).write_text("half-way")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    with store.claim([A]) as mine:
+        assert mine
+    assert os.listdir(store.checkpoint(A).parent) == ["checkpoint.pt"]
+
+
+def test_the_claim_of_a_process_that_has_ended_here_is_taken_over_at_once(store):
+    _leave_claim(store, f"{records._machine()} {_ended_process()}")
+    assert store.abandoned(A) == 1
+    with store.claim([A]) as mine:
+        assert mine
+        assert store.abandoned(A) == 1
+        with Store(store.path).claim([A]) as theirs:
+            assert not theirs
+
+
+@pytest.mark.parametrize(
+    "owner", ["elsewhere 1", "", f"{records._machine()} {os.getpid()}"]
+)
+def test_a_claim_without_a_sign_of_life_is_taken_over_when_it_is_stale(store, owner):
+    file = _leave_claim(store, owner, age=store.stale - 20)
+    with store.claim([A]) as mine:
+        assert not mine
+    assert store.abandoned(A) == 0
+    _leave_claim(store, owner, age=store.stale + 1)
+    with store.claim([A]) as mine:
+        assert mine
+    assert file.exists()  # it counts how many gave up
+    assert store.abandoned(A) == 1
+
+
+def test_a_claim_shows_signs_of_life_until_it_is_given_back(tmp_path):
+    store = Store(tmp_path, stale=0.3)
+    with store.claim([A]):
+        (file,) = store.checkpoint(A).parent.glob("claim.*")
+        for _ in range(2):
+            os.utime(file, (0, 0))
+            end = time.monotonic() + 60
+            while not file.stat().st_mtime:
+                assert time.monotonic() < end
+                time.sleep(0.01)
+        threads = threading.active_count()
+    end = time.monotonic() + 60
+    while threading.active_count() >= threads:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["new", "left behind"])
+def test_of_many_at_once_one_gets_the_claim(store, left):
+    if left:
+        _leave_claim(store, "elsewhere 1", age=2 * store.stale)
+    for _ in range(20):
+        start, end, got = threading.Barrier(6), threading.Barrier(6), []
+
+        def claim(start=start, end=end, got=got):
+            own = Store(store.path)
+            start.wait(60)
+            with own.claim([A]) as mine:
+                got.append(mine)
+                end.wait(60)
+
+        threads = [threading.Thread(target=claim) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(got) == [False] * 5 + [True]
+
+
+def test_a_run_recorded_meanwhile_leaves_nothing_to_claim_behind(store):
+    with store.claim([A]) as mine:
+        store.write(A, _finished())
+        assert mine
+    assert os.listdir(store.path / ".unfinished") == []
+
+
+def test_another_process_gets_the_folder_by_its_whole_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    text = pickle.dumps(Store("runs", stale=7))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = pickle.loads(text)
+    assert (again.path, again.stale) == (tmp_path / "runs", 7)
+
+
+# --- a file system that does not rename in one step, or has no room -------------------------------------------
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM, errno.ENOTSUP, errno.EIO])
+def test_where_folders_cannot_be_renamed_a_record_is_the_same(store, monkeypatch, number):
+    def never(*_):
+        raise OSError(number, "not here")
+
+    store.write(B, _finished(3), ENVIRONMENT)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", never)
+        store.write(A, _finished(1 / 3), ENVIRONMENT)
+        store.write(A, _finished(5), ENVIRONMENT)  # the first one stays
+    again = Store(store.path.with_name("again"))
+    again.write(A, _finished(1 / 3), ENVIRONMENT)
+    (folder,) = again.path.iterdir()
+    for file in folder.iterdir():
+        assert (store.path / folder.name / file.name).read_bytes() == file.read_bytes()
+    assert len(os.listdir(store.path)) == 2
+    assert len(os.listdir(store.path / folder.name)) == 2
+
+
+@pytest.mark.parametrize("torn", ["history.csv", "run.json", "both", "none"])
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_process_that_dies_while_a_folder_is_moved_leaves_no_record(store, torn, order):
+    """The file system copies one file after the other, and the second, or all of both, never arrive."""
+
+    def half(source, target):
+        os.mkdir(target)
+        for name in ["history.csv", "run.json"][::order]:
+            whole = (Path(source) / name).read_bytes()
+            if torn != "none":
+                part = whole[: len(whole) // 2] if torn in (name, "both") else whole
+                (Path(target) / name).write_bytes(part)
+        os._exit(9)
+
+    child = os.fork()
+    if not child:
+        os.rename = half
+        store.write(A, _finished(1 / 3), ENVIRONMENT)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert A not in store
+    assert store.status(A) is None
+    assert store.load().runs.empty
+    store.write(A, _finished(1 / 3), ENVIRONMENT)
+    assert store.load().history["value"].tolist() == [row[3] for row in _history(1 / 3)]
+
+
+@contextlib.contextmanager
+def _little_room(size):
+    """Let no file grow beyond a size, as a full disk does."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("renames", [True, False])
+def test_a_record_for_which_there_is_no_room_is_one_clear_error(
+    store, monkeypatch, renames
+):
+    store.write(A, _finished())
+    long = Outcome("finished", _history(1) * 5000)
+    if not renames:
+
+        def never(*_):
+            raise OSError(errno.ENOSYS, "not here")
+
+        monkeypatch.setattr(os, "rename", never)
+    with (
+        _little_room(100_000),
+        pytest.raises(
+            StoreError, match=rf"^cannot write to {re.escape(str(store.path))}: "
+        ),
+    ):
+        store.write(B, long)
+    assert B not in store
+    assert len(os.listdir(store.path)) == len(store.load().runs) == 1
+
+
+def test_where_the_copy_of_a_record_finds_no_room_nothing_is_left(store, monkeypatch):
+    """The disk is full after the first of two files."""
+
+    def never(*_):
+        raise OSError(errno.ENOSYS, "not here")
+
+    written, durable = [], records._durable
+
+    def full(path):
+        written.append(path.name)
+        if len(written) == 4:  # two beside the place, and two in it
+            raise OSError(errno.ENOSPC, "no space")
+        return durable(path)
+
+    monkeypatch.setattr(os, "rename", never)
+    monkeypatch.setattr(records, "_durable", full)
+    with pytest.raises(StoreError, match="No space left on device"):
+        store.write(A, _finished())
+    assert os.listdir(store.path) == []
+
+
+@pytest.mark.parametrize("number", sorted(records.REFUSALS))
+def test_a_store_that_may_not_be_written_says_so_before_anything_runs(
+    store, monkeypatch, number
+):
+    def refused(*_, **__):
+        raise OSError(number, "refused")
+
+    monkeypatch.setattr(os, "mkdir", refused)
+    for write in (lambda: store.checkpoint(A), lambda: store.write(A, _finished())):
+        with pytest.raises(StoreError, match=re.escape(os.strerror(number))):
+            write()
+    with pytest.raises(StoreError, match="cannot write"), store.claim([A]):
+        pass

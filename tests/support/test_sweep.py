@@ -2,12 +2,16 @@
 
 import functools
 import importlib.util
+import itertools
 import json
 import math
+import os
 import platform
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import threading
+import time
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -16,8 +20,19 @@ import torch
 
 import support
 from support import sweep, training
-from support.records import Outcome, Records, Store, identity
-from support.sweep import best, environment, executor, fingerprint, grid, run, search, widen
+from support.records import Outcome, Records, Store, StoreError, identity
+from support.sweep import (
+    DEATHS,
+    Renewable,
+    best,
+    environment,
+    executor,
+    fingerprint,
+    grid,
+    run,
+    search,
+    widen,
+)
 
 
 @pytest.fixture
@@ -249,6 +264,173 @@ def test_processes_give_the_same_numbers_as_this_process(tmp_path):
 def test_other_executors_are_refused(where):
     with pytest.raises(ValueError, match=f"got {where!r}"), executor(where):
         pass
+
+
+@pytest.mark.parametrize("where", ["tcp:", "tcp:127.0.0.1:1", "http://127.0.0.1:1"])
+def test_what_is_no_address_of_a_scheduler_is_refused(where):
+    with pytest.raises(ValueError, match='such as "tcp://'), executor(where):
+        pass
+
+
+def test_without_dask_a_cluster_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(ImportError, match=r"pip install .descent-lectures\[cluster\]"):
+        executor("tcp://127.0.0.1:1").__enter__()
+
+
+# --- executors that break -------------------------------------------------------------------------------------
+
+
+class Here(Executor):
+    """Runs what is submitted at once, in this process, unless ``breaks`` raises."""
+
+    def __init__(self, breaks=lambda group: None):
+        self.breaks, self.opened, self.groups = breaks, 0, []
+
+    def __enter__(self):
+        self.opened += 1
+        return self
+
+    def submit(self, function, /, *values):
+        future = Future()
+        self.groups.append([chosen["lr"] for chosen in values[1]])
+        try:
+            self.breaks(values[1])
+            future.set_result(function(*values))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def _breaking(error, when=lambda calls: True):
+    calls = itertools.count(1)
+
+    def breaks(_):
+        if when(next(calls)):
+            raise error
+
+    return breaks
+
+
+def test_a_broken_executor_is_opened_again_and_what_is_recorded_is_not_run_again(store):
+    inner = Here(_breaking(BrokenExecutor("gone"), lambda call: call == 2))
+    train = Recorder()
+    found = run(train, grid(lr=[1, 2, 3]), store, Renewable(lambda: inner))
+    assert inner.opened == 2
+    assert inner.groups == [[1], [2], [3], [2]]
+    assert [call["lr"] for call in train.calls] == [1, 3, 2]
+    assert set(found.runs["status"]) == {"finished"}
+
+
+def test_an_executor_that_breaks_again_and_again_is_given_up(store):
+    inner = Here(_breaking(BrokenExecutor("gone")))
+    with pytest.raises(BrokenExecutor, match="gone"):
+        run(Recorder(), grid(lr=[1]), store, Renewable(lambda: inner))
+    assert inner.opened == 1 + DEATHS
+
+
+def test_a_broken_executor_of_others_is_not_opened_again(store):
+    with pytest.raises(BrokenExecutor, match="gone"):
+        run(Recorder(), grid(lr=[1]), store, Here(_breaking(BrokenExecutor("gone"))))
+
+
+class KilledWorker(Exception):  # noqa: N818
+    """Stands for the error of dask for work of which several workers have died."""
+
+
+def _dies_of(store, value, error):
+    """Leave behind what a process leaves that is killed while it carries out the run with this step size."""
+
+    def breaks(group):
+        if value in [chosen["lr"] for chosen in group]:
+            claim = store.checkpoint({"lr": value}).parent
+            number = len(list(claim.glob("claim.*"))) + 1
+            (claim / f"claim.{number}").write_text("elsewhere 1")
+            os.utime(claim / f"claim.{number}", (0, 0))
+            raise error
+
+    return breaks
+
+
+@pytest.mark.parametrize("error", [BrokenExecutor("gone"), KilledWorker("killed")])
+def test_a_run_of_which_processes_die_is_tried_alone_at_last_and_then_fails(store, error):
+    inner = Here(_dies_of(store, 2, error))
+    found = run(Recorder(), grid(lr=[1, 2, 3]), store, Renewable(lambda: inner))
+    assert inner.groups == [[1], [2], [3], *[[2]] * (DEATHS - 1)]
+    runs = found.runs.set_index("lr")
+    assert runs["status"].to_dict() == {1: "finished", 2: "failed", 3: "finished"}
+    assert (
+        runs.loc[2, "reason"] == f"{DEATHS} processes died of it: killed, or out of memory"
+    )
+    assert run(Recorder(), grid(lr=[2]), store, retry_failed=True).runs[
+        "status"
+    ].tolist() == ["finished"]
+
+
+def test_the_first_error_stops_what_has_not_begun(store):
+    begun = []
+
+    def train(configuration, *, checkpoint):
+        begun.append(configuration["lr"])
+        raise StoreError("the disk is full")
+
+    with ThreadPoolExecutor(1) as pool, pytest.raises(StoreError, match="disk is full"):
+        run(train, grid(lr=list(range(50))), store, pool)
+    assert len(begun) < 50
+    assert store.load().runs.empty
+
+
+def test_two_runs_never_share_a_process_at_the_same_time(store):
+    inside = []
+
+    def train(configuration, *, checkpoint):
+        inside.append(configuration["lr"])
+        time.sleep(0.01)
+        assert inside == [configuration["lr"]]
+        inside.clear()
+        return Outcome("finished", [])
+
+    with ThreadPoolExecutor(4) as pool:
+        found = run(train, grid(lr=list(range(8))), store, pool)
+    assert set(found.runs["status"]) == {"finished"}
+
+
+# --- what other sweeps hold -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inner", [None, Here()], ids=["this process", "executor"])
+def test_what_another_sweep_holds_is_left_to_it_and_its_record_awaited(store, inner):
+    own = Store(store.path, stale=0.3)
+    train, order = Recorder(), []
+    with store.claim([{"lr": 2}]):
+
+        def elsewhere():
+            order.append("recorded")
+            store.write({"lr": 2}, Outcome("finished", []))
+
+        timer = threading.Timer(0.2, elsewhere)
+        timer.start()
+        os.utime(
+            next(store.path.glob(".unfinished/*/claim.1")), (2**32, 2**32)
+        )  # not stale
+        found = run(train, grid(lr=[1, 2, 3]), own, inner)
+    assert [call["lr"] for call in train.calls] == [1, 3]
+    assert order == ["recorded"]
+    assert len(found.runs) == 3
+
+
+def test_what_another_sweep_records_before_a_run_is_claimed_is_not_run(store, monkeypatch):
+    take = Store._take
+
+    def late(self, configuration):
+        if configuration not in store:
+            store.write(configuration, Outcome("finished", []), {"device": "elsewhere"})
+        return take(self, configuration)
+
+    monkeypatch.setattr(Store, "_take", late)
+    train = Recorder()
+    assert run(train, grid(lr=[1]), store).runs["device"].tolist() == ["elsewhere"]
+    assert train.calls == []
 
 
 # --- searching ------------------------------------------------------------------------------------------------

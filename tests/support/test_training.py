@@ -1,6 +1,7 @@
 """The training loop against loops written by hand, and what it does when it is interrupted."""
 
 import contextlib
+import errno
 import itertools
 import math
 import os
@@ -20,6 +21,7 @@ from torch.utils.data import TensorDataset
 from support import models, training
 from support.data import Batches, digits, standardise
 from support.models import mlp
+from support.records import StoreError
 from support.training import Task, evaluate, evaluation, fit, train_epoch, train_one
 
 pytestmark = pytest.mark.usefixtures("untouched_random_state")
@@ -592,6 +594,74 @@ def test_a_crash_while_the_checkpoint_is_written_leaves_the_old_one_whole(
     assert os.listdir(tmp_path) == ["checkpoint.pt"]
     assert path.read_bytes() == before
     assert _without_seconds(_train(3, path)[0]) == _without_seconds(_train(3)[0])
+
+
+def test_a_run_killed_while_its_checkpoint_is_copied_goes_on_from_it(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    script = str(Path(__file__).with_name("resumable.py"))
+    with subprocess.Popen(
+        [sys.executable, script, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        print("tear 3", file=process.stdin, flush=True)
+        whole, whole_model = job()
+        os.kill(int(process.stdout.readline().removeprefix("stopped")), signal.SIGKILL)
+        assert process.stdout.readline() == f"ended by {int(signal.SIGKILL)}\n"
+        process.stdin.close()
+    with pytest.raises((OSError, RuntimeError)):
+        torch.load(path)
+    assert training.saved(path)["epoch"] == 3
+    resumed, model = job(path)
+    assert _without_seconds(resumed) == _without_seconds(whole)
+    for ours, theirs in zip(model.parameters(), whole_model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert training.saved(path)["epoch"] == EPOCHS
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM, errno.EEXIST, errno.EIO])
+def test_where_files_cannot_be_replaced_a_checkpoint_is_copied(
+    tmp_path, monkeypatch, number
+):
+    def never(*_):
+        raise OSError(number, "not here")
+
+    path = tmp_path / "checkpoint.pt"
+    monkeypatch.setattr(os, "replace", never)
+    for epochs in (1, 3):
+        _train(epochs, path)
+        assert os.listdir(tmp_path) == ["checkpoint.pt"]
+        assert torch.load(path)["epoch"] == epochs
+    assert _without_seconds(_train(4, path)[0]) == _without_seconds(_train(4)[0])
+
+
+def test_where_the_copy_of_a_checkpoint_finds_no_room_the_run_goes_on_from_it(
+    tmp_path, monkeypatch
+):
+    def never(*_):
+        raise OSError(errno.ENOSYS, "not here")
+
+    def full(source, target):
+        target.write(source.read(100))
+        raise OSError(errno.ENOSPC, "no space")
+
+    path = tmp_path / "checkpoint.pt"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", never)
+        _train(1, path)
+        patch.setattr(training.shutil, "copyfileobj", full)
+        with pytest.raises(StoreError, match="No space left on device"):
+            _train(2, path)
+    assert training.saved(path)["epoch"] == 2
+    assert _without_seconds(_train(3, path)[0]) == _without_seconds(_train(3)[0])
+
+
+def test_a_checkpoint_beside_another_of_a_longer_name_is_not_taken_for_it(tmp_path):
+    _train(2, tmp_path / "run10")
+    assert training.saved(tmp_path / "run1") is None
+    assert training.saved(None) is None
+    assert training.saved(tmp_path / "run10")["epoch"] == 2
 
 
 # --- from a configuration -------------------------------------------------------------------------------------
