@@ -31,8 +31,8 @@ OPENING = """\
 
 Here stands what we found in the five sources that is wrong, damaged, open to two readings or missing. Each entry
 says what stands there and how it should read, in the letters of the source, so that you can correct your copy;
-then where the course treats it, in the letters of the [notation](notation.md). Where a correction can be
-computed, a cell of that section does it.
+then where the course treats it, in the letters of the [notation](notation.md): with a derivation, an exercise, or
+a cell that computes it.
 
 The sources reached us through a conversion by machine. A lost sign or index can come from there and not from the
 author. The page is generated at every build.

@@ -108,17 +108,16 @@ def judged(found: dict[int, Ours]) -> pd.DataFrame:
     values = pd.read_csv(RESULTS / "published.csv", dtype=str, keep_default_na=False)
     values["setting"] = values["metric"].str.match(SETTING)
     values["runs"] = [found[row].runs if row in found else 0 for row in values.index]
-    behind = (
-        values["value"].str.partition(".")[2].str.len()
-    )  # a printed 0.90 is 0.9 in the file
-    places = behind.groupby([values[name] for name in ["experiment", *KEYS]]).transform(
-        "max"
-    )
+    keys = [values[name] for name in ["experiment", *KEYS]]
+    digits = values["value"].str.partition(".")[2].str.len()
+    places = digits.groupby(keys).transform("max")  # a printed 0.90 is 0.9 in the file
     for column, say in (("ours", shown), ("outcome", outcome)):
         values[column] = [
             say(value, found.get(row), places[row], setting=setting)
             for row, value, setting in values[["value", "setting"]].itertuples()
         ]
+    for column in ("value", "ours"):
+        values[column] = values[column].str.replace("-", "−")
     return values
 
 
@@ -176,9 +175,13 @@ def _state(name: str, rows: pd.DataFrame, places: dict, known: dict) -> list[str
     if not pages:
         lines = [f"*{rows['source'].iloc[0]}.* No page runs this experiment yet."]
     for page in pages:
-        have, missing = known.get(page.split("/")[-1], ("nothing", "all of it"))
-        lines += ["", f"Recorded: {have}.", "", f"Missing: {missing}."]
-        known[page.split("/")[-1]] = (f"as for {name}", f"as for {name}")
+        name_of = page.split("/")[-1]
+        have = known.get(name_of, ("nothing", "all of it"))
+        if isinstance(have, str):
+            lines += ["", f"What is recorded and what is missing stands with {have}."]
+        else:
+            lines += ["", f"Recorded: {have[0]}.", "", f"Missing: {have[1]}."]
+            known[name_of] = name
     if rows["setting"].all():
         lines += [
             "",
@@ -253,7 +256,9 @@ def _both(row: pd.Series) -> str:
     if row["outcome"] == "not run":
         return row["value"]
     mark = MARKS.get(row["outcome"], "")
-    return f"{row['value']}<br>{mark}{row['ours']}{mark}"
+    mean, spread, deviation = row["ours"].partition(" ± ")
+    below = f"<br>± {deviation}" if spread else ""
+    return f"{row['value']}<br>{mark}{mean}{mark}{below}"
 
 
 def _list(rows: pd.DataFrame) -> list[str]:

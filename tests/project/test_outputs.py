@@ -4,6 +4,7 @@ import nbformat
 import pytest
 from nbformat import v4
 
+from support import plotting
 from tools import outputs
 
 
@@ -33,6 +34,17 @@ def test_only_tagged_cells_keep_their_outputs():
     assert not outputs.problems(tidied)
     assert [one.execution_count for one in tidied.cells] == [None, 1]
     assert not any("execution" in one.metadata for one in tidied.cells)
+
+
+def test_the_numbers_behind_a_table_stay_out_of_git():
+    executed = cell("keep_output")
+    metadata = {plotting.COMPARISON: [{"row": 3}], "isolated": True}
+    executed.outputs = [
+        v4.new_output("display_data", {"text/plain": "1"}, metadata=metadata)
+    ]
+    (kept,) = outputs.joined(executed.outputs)
+    assert kept.metadata == {"isolated": True}
+    assert kept.data == {"text/plain": "1"}
 
 
 @pytest.mark.parametrize(
