@@ -10,7 +10,7 @@ TWO = -q -n 2 --dist loadscope
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help book slides student pdf test browser lint unit pages site run sweep lab links colab bench mutants publish outputs picture address format clean
+.PHONY: help book slides student pdf test browser lint unit pages site run sweep lab links colab bench mutants publish outputs picture samples address format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -59,6 +59,9 @@ outputs: $(STAMP)  ## renew the outputs that the pages keep in git: PAGES="lectu
 
 picture: $(STAMP)  ## renew the picture of the README from the executed lecture
 	@$(BIN)/python -m tools.readme_picture
+
+samples: $(STAMP)  ## renew the drawings of MNIST and CIFAR-10, which lie in the folder SUPPORT_DATA
+	@$(BIN)/python -m tools.sample_pictures
 
 address: $(STAMP)  ## set the repository's address everywhere: URL=https://github.com/NAME/REPO
 	@$(BIN)/python -m tools.address "$(URL)"

@@ -1,4 +1,4 @@
-"""Draw one test picture of each class of MNIST and CIFAR-10: ``python -m tools.sample_pictures``.
+"""Draw one test picture of each class of MNIST and CIFAR-10: ``make samples``.
 
 Pages download nothing, so the two drawings are kept in ``book/_static``. The data sets are read from the folder
 that ``SUPPORT_DATA`` names, in torchvision's layout.
