@@ -46,7 +46,7 @@ def opened(where: str) -> Iterator:
             from distributed import LocalCluster
 
             local = LocalCluster(
-                n_workers=WORKERS, threads_per_worker=1, dashboard_address=None
+                n_workers=WORKERS, threads_per_worker=1, dashboard_address=":0"
             )
             where = stack.enter_context(local).scheduler_address
         pool = stack.enter_context(sweep.executor(where))

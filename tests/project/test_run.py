@@ -1,5 +1,7 @@
 """``make run``: unknown parameters and text for numbers are refused, right ones reach the notebook."""
 
+import subprocess
+
 import nbformat
 import pytest
 
@@ -118,3 +120,21 @@ def test_parameters_reach_the_notebook(project, capsys):
 def test_a_failing_notebook_says_where_it_stopped(project):
     with pytest.raises(SystemExit, match=r"(?s)AssertionError: too many.*small-.*ipynb"):
         run.main(["small", "-p", "epochs", "100"], project)
+
+
+def test_make_sweep_passes_the_scheduler_on():
+    made = subprocess.run(
+        [
+            "make",
+            "--dry-run",
+            "sweep",
+            "NOTEBOOK=page",
+            "SCHEDULER=tcp://a:1",
+            "ARGS=-p b 2",
+        ],
+        cwd=run.ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert '-m tools.run "page" -p executor "tcp://a:1" -p b 2' in made.stdout

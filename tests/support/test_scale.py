@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import pytest
 import scale_jobs
@@ -20,6 +21,7 @@ import scale_jobs
 from support import training
 from support.records import Store
 from support.sweep import DEATHS, executor, grid, run
+from tools import run as command
 
 distributed = pytest.importorskip("distributed")
 
@@ -75,7 +77,7 @@ def assert_same_numbers(ours, theirs):
 def cluster():
     """Return the address of the scheduler of two workers, each a process of one thread."""
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50
+        n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50
     ) as local:
         yield local.scheduler_address
 
@@ -124,6 +126,34 @@ def test_what_raises_or_diverges_on_a_cluster_is_recorded_and_the_others_go_on(
         "ArithmeticError: nothing to divide (scale_jobs.py:"
     )
     assert found.loc[2, "reason"] == "epoch 1: too fast"
+
+
+PAGE = """
+from support import records, sweep
+
+def train_one(configuration, checkpoint):
+    return records.Outcome("finished", [(1, "test", "loss", configuration["seed"] / 3, 0.0)])
+
+with sweep.executor(executor) as pool:
+    sweep.run(train_one, sweep.grid(seed=[0, 1]), records.Store(out), pool)
+    assert not executor or pool.submit(abs, -1).result() == 1
+"""
+
+
+def test_a_page_takes_the_cluster_as_a_parameter(cluster, tmp_path):
+    parameters = nbformat.v4.new_code_cell('executor = ""\nout = ""')
+    parameters.metadata["tags"] = ["parameters"]
+    cells = [parameters, nbformat.v4.new_code_cell(PAGE)]
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=cells), tmp_path / "notebooks" / "page.ipynb"
+    )
+    given = {"executor": cluster, "out": str(tmp_path / "store")}
+    words = [word for item in given.items() for word in ("-p", *item)]
+    command.main(["page", *words], tmp_path)
+    found = Store(tmp_path / "store").load()
+    assert found.runs["status"].tolist() == ["finished"] * 2
+    assert sorted(found.history["value"]) == [0, 1 / 3]
 
 
 # --- a scheduler that is restarted ----------------------------------------------------------------------------
