@@ -42,7 +42,7 @@ HEADING = re.compile(
 SECONDS = """# How much time of a processor this notebook has taken, in seconds.
 import time
 
-print(f"{time.process_time():.0f}")"""
+print(f"{time.process_time():.1f}")"""
 REVEAL = ("dist/reset.css", "dist/reveal.css", "dist/reveal.js", "plugin/notes/notes.js")
 
 
