@@ -42,7 +42,7 @@ HEADING = re.compile(
 SECONDS = """# How much time of a processor this notebook has taken, in seconds.
 import time
 
-print(f"{time.process_time():.0f}")"""
+print(f"{time.process_time():.1f}")"""
 REVEAL = ("dist/reset.css", "dist/reveal.css", "dist/reveal.js", "plugin/notes/notes.js")
 
 
@@ -276,6 +276,10 @@ def seconds(executed: nbformat.NotebookNode) -> float:
 def outputs(lecture: str, notebook: nbformat.NotebookNode) -> list[Tag]:
     """Return what a demonstration showed, as HTML; pictures are written beside the slides."""
     found = []
+    printed = "".join(one.get("text", "") for one in notebook.cells[1].outputs)
+    if printed:
+        text = f'<pre class="output">{html.escape(printed)}</pre>'
+        found.append(BeautifulSoup(text, "html.parser"))
     for number, one in enumerate(notebook.cells[1].outputs):
         data = one.get("data", {})
         if "image/png" in data:
@@ -285,8 +289,7 @@ def outputs(lecture: str, notebook: nbformat.NotebookNode) -> list[Tag]:
         elif "text/html" in data:
             text = data["text/html"]
         else:
-            shown = one.get("text") or data.get("text/plain", "")
-            text = f'<pre class="output">{html.escape(shown)}</pre>'
+            continue
         found.append(BeautifulSoup(text, "html.parser"))
     return found
 
