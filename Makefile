@@ -43,7 +43,7 @@ colab: $(STAMP)  ## execute the pages as on Colab, with the oldest and the newes
 	@$(BIN)/python -m tools.colab $(ARGS)
 
 links: book  ## ask every address outside the book whether it answers (needs the internet)
-	@$(BIN)/jupyter-book build . --builder linkcheck --quiet
+	@$(BIN)/jupyter-book build . --builder linkcheck --quiet --path-output _build/links
 
 bench: $(STAMP)  ## measure training loop and optimizers beside others: ARGS="--only lenet5 --rounds 5"
 	@$(BIN)/python -m tools.benchmark $(ARGS)
