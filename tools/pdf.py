@@ -119,6 +119,7 @@ def book(browser: Browser, parts: list[tuple[str, list[str]]]) -> PdfWriter:
     overlay = from_html(browser, NUMBERS.format(divs=divs), None)
     for page, number in zip(writer.pages, overlay.pages, strict=True):
         page.merge_page(number)
+        page.compress_content_streams()  # merging has unpacked them
     return writer
 
 
