@@ -106,8 +106,8 @@ def run(
     ------
     support.records.StoreError
         If the store cannot be written.
-    concurrent.futures.BrokenExecutor
-        If the executor has broken and cannot be opened again.
+    RuntimeError
+        If the executor has broken (``concurrent.futures.BrokenExecutor``) and cannot be opened again.
     """
     wanted = {identity(configuration): configuration for configuration in configurations}
     if retry_failed:
