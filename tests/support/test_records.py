@@ -808,7 +808,9 @@ def test_the_claim_of_a_process_that_has_ended_here_is_taken_over_at_once(store)
 
 
 @pytest.mark.parametrize(
-    "owner", ["elsewhere 1", "", f"{records._machine()} {os.getpid()}"]
+    "owner",
+    ["elsewhere 1", "", f"{records._machine()} {os.getpid()}"],
+    ids=["elsewhere", "nobody", "this process"],  # the number is another one in each worker
 )
 def test_a_claim_without_a_sign_of_life_is_taken_over_when_it_is_stale(store, owner):
     file = _leave_claim(store, owner, age=store.stale - 20)
