@@ -104,7 +104,7 @@ def test_the_experiment_passes_the_checks_and_runs_with_its_parameters(tree):
     check_page(tree, "digits_batches")
     said = call(tree, "-m", "tools.run", "digits_batches", "-p", "seeds", "[0]")
     executed = nbformat.read(said.rpartition("Done: ")[2].strip(), as_version=4)
-    table = executed.cells[-1].outputs[0].data["text/plain"]
+    table = executed.cells[-2].outputs[0].data["text/plain"]
     assert [row.split()[0] for row in table.splitlines()[2:]] == ["25", "100"]
     assert all(row.split()[-1] == "1" for row in table.splitlines()[2:]), "one seed"
 
