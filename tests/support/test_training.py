@@ -429,23 +429,28 @@ def _seconds(outcome):
     return list(found.values())
 
 
+def resumable(path):
+    """Start ``resumable.py`` with a checkpoint; it is told on its input where to die."""
+    script = str(Path(__file__).with_name("resumable.py"))
+    return subprocess.Popen(
+        [sys.executable, script, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
 def test_a_run_killed_three_times_gives_exactly_the_numbers_of_an_uninterrupted_one(
     tmp_path,
 ):
     path = tmp_path / "checkpoint.pt"
-    script = str(Path(__file__).with_name("resumable.py"))
     points = [
         f"step {STEPS + 20}",
         f"step {2 * STEPS + 7}",
         "save 2",
     ]  # each from its own start
     epochs, files = [], []
-    with subprocess.Popen(
-        [sys.executable, script, str(path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with resumable(path) as process:
         whole, whole_model = job()  # meanwhile the other process imports torch
         for point in points:
             print(point, file=process.stdin, flush=True)
@@ -598,13 +603,7 @@ def test_a_crash_while_the_checkpoint_is_written_leaves_the_old_one_whole(
 
 def test_a_run_killed_while_its_checkpoint_is_copied_goes_on_from_it(tmp_path):
     path = tmp_path / "checkpoint.pt"
-    script = str(Path(__file__).with_name("resumable.py"))
-    with subprocess.Popen(
-        [sys.executable, script, str(path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with resumable(path) as process:
         print("tear 3", file=process.stdin, flush=True)
         whole, whole_model = job()
         os.kill(int(process.stdout.readline().removeprefix("stopped")), signal.SIGKILL)
